@@ -1,0 +1,1 @@
+"""visavis.clients: the command line, a Python client, adapters."""

@@ -1,0 +1,1 @@
+"""visavis.engine: photo and audio in, frames out."""

@@ -1,0 +1,1 @@
+"""Sound in: resampling, log-mel stream, voice activity."""

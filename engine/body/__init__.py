@@ -1,0 +1,1 @@
+"""The parametric person: rig, fit to a photo or video, posing."""

@@ -1,0 +1,1 @@
+"""Where a network runs: one interface over OpenVINO (CPU) and, later, TensorRT (GPU)."""

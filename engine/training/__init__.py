@@ -1,0 +1,1 @@
+"""Data, training and export of the networks; needs the [train] extra."""

@@ -1,0 +1,1 @@
+"""visavis.server: sessions on the wire (HTTP, WebRTC, WebSocket, the page)."""
