@@ -1,1 +1,1 @@
-"""Sound in: resampling, log-mel stream, voice activity."""
+"""Sound on its way in: checking, resampling, log-mel features and voice activity, all block by block."""

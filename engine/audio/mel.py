@@ -1,0 +1,87 @@
+"""Log-mel features, block by block.
+
+16 kHz, window 25 ms (Hann), hop 10 ms, 80 bands from 0 to 8 kHz on the HTK mel scale. Window m ends with sample 160 (m + 1), so the
+features of a video frame (four of them) are complete as soon as its sound is: the stream has no delay of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from visavis.engine.audio.pcm import FloatArray
+from visavis.engine.timing import SAMPLE_RATE, SAMPLES_PER_FRAME
+
+HOP = 160
+WINDOW = 400
+N_FFT = 512
+N_MELS = 80
+MELS_PER_FRAME = SAMPLES_PER_FRAME // HOP
+FLOOR = 1e-6
+"""Added to the power of each band before the logarithm: about the noise of a quiet 16-bit recording."""
+
+
+def _mel(hertz: FloatArray) -> FloatArray:
+    return 2595 * np.log10(1 + hertz / 700)
+
+
+def mel_filters() -> FloatArray:
+    """Triangular filters (N_FFT // 2 + 1, N_MELS) of unit peak, evenly spaced in mel."""
+    frequencies = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
+    edges_mel = np.linspace(0, _mel(np.array(SAMPLE_RATE / 2)), N_MELS + 2)
+    edges = 700 * (10 ** (edges_mel / 2595) - 1)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (frequencies[:, None] - low) / (centre - low)
+    falling = (high - frequencies[:, None]) / (high - centre)
+    filters = np.clip(np.minimum(rising, falling), 0, None)
+    # The lowest bands are narrower than a bin: give each at least the bin that is nearest to its centre.
+    nearest = np.rint(centre / (SAMPLE_RATE / N_FFT)).astype(int)
+    empty = filters.sum(axis=0) < 0.5
+    filters[nearest[empty], np.flatnonzero(empty)] = 0.5
+    return filters.astype(np.float32)
+
+
+_FILTERS = mel_filters()
+_HANN = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(WINDOW) + 0.5) / WINDOW)).astype(np.float32)
+_POWER_SCALE = np.float32(1 / _HANN.sum() ** 2 * 4)  # a full-scale sine has power 1 at its bin
+
+
+def power_to_log(power: FloatArray) -> FloatArray:
+    """Band power -> natural logarithm, moved so that the floor is 0 and loud speech is near 10: (..., N_MELS)."""
+    return np.log((power + FLOOR) / FLOOR).astype(np.float32)
+
+
+def silence(n: int) -> FloatArray:
+    """What n features of digital silence look like: (n, N_MELS)."""
+    return np.zeros((n, N_MELS), np.float32)
+
+
+@dataclass
+class MelState:
+    """The samples that the next window still needs; `tail` grows to at most WINDOW - 1."""
+
+    tail: FloatArray = field(default_factory=lambda: np.zeros(WINDOW - HOP, np.float32))
+
+
+@dataclass
+class LogMel:
+    """Stream of log-mel features of mono float32 sound at 16 kHz."""
+
+    state: MelState = field(default_factory=MelState)
+
+    def reset(self) -> None:
+        """Forget all input: as if silence had come before."""
+        self.state = MelState()
+
+    def push(self, samples: FloatArray) -> FloatArray:
+        """Take samples (n,), return the features that they complete: (m, N_MELS) float32."""
+        sound = np.concatenate([self.state.tail, samples.astype(np.float32, copy=False)])
+        n = max(0, (len(sound) - WINDOW) // HOP + 1)
+        self.state.tail = sound[n * HOP :].copy()
+        if n == 0:
+            return np.zeros((0, N_MELS), np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[: n * HOP : HOP] * _HANN
+        spectrum = np.fft.rfft(windows, N_FFT)
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) * _POWER_SCALE
+        return power_to_log(power @ _FILTERS)
