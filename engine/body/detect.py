@@ -48,7 +48,7 @@ _RIGHT = np.array([33, 133, 127, 234, 61, 58, 172, 54])
 _EYE_CORNERS = (33, 263)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FaceBox:
     """A detected face, in pixels: box and `keypoints` (6, 2): right eye, left eye, nose, mouth, right ear,
     left ear."""
@@ -65,7 +65,7 @@ class FaceBox:
         return np.array([self.x, self.y, self.w, self.h], np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
     """Landmarks of one face.
 
@@ -91,7 +91,7 @@ class Face:
         return float(np.ptp(self.landmarks[:468, :2], axis=0).max())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BodyPose:
     """BlazePose's landmarks (33, 3) in pixels (z relative to the hips), their visibility (33,) 0..1, and the
     mask of the person (H, W) 0..1."""
@@ -142,9 +142,9 @@ def _face_boxes(found: Candidates) -> list[FaceBox]:
 
 
 class FaceDetector:
-    """Finds faces of any size: BlazeFace short range on the whole picture and on a reduced one (close-ups
-    that leave the frame), full range on the whole and on overlapping tiles of halving size (small faces in
-    large pictures)."""
+    """Finds faces of any size: BlazeFace short range on the whole picture and on a reduced one (close-ups that
+    leave the frame), full range on the whole and on overlapping tiles of halving size (small faces in large
+    pictures). Faces under about a third of the largest one's size are not sought."""
 
     TILE = 640
     """Tiles are halved until they are at most this large: a face of 96 px is then at least 29 px large in the
@@ -156,21 +156,18 @@ class FaceDetector:
 
     def detect(self, rgb: Image, threshold: float = 0.5) -> list[FaceBox]:
         """Faces in `rgb` (H, W, 3), most certain first."""
-        parts = [self._near(rgb, _whole(rgb), threshold), self._near(rgb, _whole(rgb, 1.8), threshold)]
-        parts += [self._far(rgb, region, max(threshold, 0.6)) for region in self._regions(rgb)]
-        found = suppress(Candidates.join(parts), inside=0.6)
-        return _face_boxes(found)
-
-    def _regions(self, rgb: Image) -> list[Region]:
-        """The whole picture, then overlapping square tiles level by level."""
         h, w = rgb.shape[:2]
-        regions = [_whole(rgb)]
-        side = max(h, w) / 2
-        while side * 2 > self.TILE:
+        parts = [self._near(rgb, _whole(rgb), threshold), self._near(rgb, _whole(rgb, 1.8), threshold)]
+        side = float(max(h, w))
+        while True:
             for y in _centres(h, side):
-                regions += [Region(x, y, side) for x in _centres(w, side)]
+                parts += [self._far(rgb, Region(x, y, side), max(threshold, 0.6)) for x in _centres(w, side)]
+            found = suppress(Candidates.join(parts), inside=0.6)
+            # The next level finds faces of about a twentieth to a tenth of `side`.
+            largest = float(found.boxes[:, 2:].max()) if len(found) else 0.0
+            if side <= self.TILE or largest > side / 4:
+                return _face_boxes(found)
             side /= 2
-        return regions
 
 
 def _centres(length: int, side: float) -> list[float]:
@@ -391,7 +388,7 @@ def find_face(rgb: Image, index: int | None = None) -> Face:
             places = ", ".join(
                 f"{k} at ({f.box.x + f.box.w / 2:.0f}, {f.box.y + f.box.h / 2:.0f})"
                 for k, f in enumerate(faces, 1)
-                if f in prominent
+                if f.size >= 0.4 * largest
             )
             raise PhotoError(
                 f"the picture holds {len(prominent)} faces: choose one with --face N,"
