@@ -1,1 +1,1 @@
-"""visavis.server: sessions on the wire (HTTP, WebRTC, WebSocket, the page)."""
+"""Sessions on the wire: HTTP, WebRTC, WebSocket, metrics, the web page."""

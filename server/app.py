@@ -1,0 +1,56 @@
+"""The application: parts put together, started, and ended without leaving anything behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+
+from visavis.server import encoders
+from visavis.server.avatars import AvatarStore
+from visavis.server.config import ServerConfig
+from visavis.server.engines import Engine, VisavisEngine
+from visavis.server.errors import errors_middleware
+from visavis.server.metrics import Metrics
+from visavis.server.routes import AVATARS, CONFIG, METRICS, SESSIONS, routes
+from visavis.server.security import security_middleware
+from visavis.server.sessions import SessionRegistry
+
+
+def create_app(config: ServerConfig | None = None, engine: Engine | None = None) -> web.Application:
+    """The server as an aiohttp application. `engine` is the real one unless another is given (tests)."""
+    config = config or ServerConfig()
+    engine = engine or VisavisEngine()
+    middlewares: list[Any] = [security_middleware(config), errors_middleware]
+    app = web.Application(middlewares=middlewares, client_max_size=config.max_photo_bytes + (1 << 16))
+    metrics = Metrics()
+    app[CONFIG] = config
+    app[METRICS] = metrics
+    app[AVATARS] = AvatarStore(config, engine, metrics)
+    app[SESSIONS] = SessionRegistry(config, engine, app[AVATARS], metrics)
+    app.add_routes(routes)
+    app.cleanup_ctx.append(_lifetime)
+    app.on_shutdown.append(_end_sessions)
+    return app
+
+
+async def _lifetime(app: web.Application) -> AsyncIterator[None]:
+    encoders.observe_encode = app[METRICS].encode_seconds.observe
+    app[AVATARS].add_shared()
+    reaper = asyncio.create_task(app[SESSIONS].reap(), name="reaper")
+    yield
+    reaper.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await reaper
+    await app[SESSIONS].close()
+    await app[AVATARS].close()
+
+
+
+
+async def _end_sessions(app: web.Application) -> None:
+    """Sockets and peers are closed before the server waits for its handlers to return."""
+    await app[SESSIONS].close()

@@ -1,0 +1,57 @@
+"""What a server is told at its start: addresses, limits, people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Limits are generous for one machine and one household; raise them knowingly.
+
+    Nothing that callers send is written to disk. Times are in seconds, sizes in bytes.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    avatars: tuple[Path, ...] = ()
+    """`.avatar` files or photos that everybody may choose, enrolled in the background at the start."""
+    demo: bool = True
+    """Also offer the demo person."""
+    size: int = 512
+    """Side in pixels of the video of people enrolled by this server."""
+    lookahead: int = 2
+    """Frames (40 ms) of speech that the engine waits for before it moves the mouth: 0 to 2."""
+    max_sessions: int = 4
+    max_viewers: int = 8
+    """Peer connections that one session may have at the same time."""
+    max_avatars: int = 16
+    """People enrolled over HTTP that are held in memory; the one unused for longest makes room."""
+    max_enrollments: int = 4
+    """Photos that may wait for enrolment."""
+    max_photo_bytes: int = 24 * MIB
+    max_json_bytes: int = 64 * 1024
+    max_sdp_bytes: int = 256 * 1024
+    max_message_bytes: int = 2 * MIB
+    """Largest WebSocket message."""
+    max_queue_s: float = 60.0
+    """Seconds of speech that a session holds before it refuses more."""
+    linger_s: float = 45.0
+    """How long a session outlives its last connection (a reload finds it again)."""
+    max_session_s: float = 0.0
+    """Longest life of a session; 0 for no limit."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further host names under which a loopback server may be addressed (a defence against DNS rebinding)."""
+    allowed_origins: tuple[str, ...] = ()
+    """Further web origins (`https://example.org`) whose pages may call this server."""
+    ice_servers: tuple[str, ...] = ()
+    """STUN or TURN URLs handed to browsers and used by the server; none by default."""
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server listens on this machine alone."""
+        return self.host in LOOPBACK_HOSTS

@@ -1,0 +1,226 @@
+"""Encoders set for low delay, in the place of aiortc's own.
+
+aiortc creates the encoder of a sender by `aiortc.rtcrtpsender.get_encoder(codec)`; `install()` puts ours there. Against
+aiortc's settings: no denoiser in VP8 (it smears skin and costs time), a start bitrate that fits 512x512 video of a
+face, x264 "superfast" with a small rate buffer, mono Opus in frames that carry their own stamps, and a bitrate that follows the
+receiver's estimate (REMB) with hysteresis, since VP8 must be opened anew (a keyframe) for each change.
+"""
+
+from __future__ import annotations
+
+import fractions
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiortc.rtcrtpsender
+import av
+from aiortc.codecs import get_encoder as aiortc_encoder
+from aiortc.codecs.base import Encoder
+from aiortc.codecs.h264 import H264Encoder
+from aiortc.codecs.vpx import Vp8Encoder
+from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
+from av.frame import Frame
+from av.video.frame import PictureType
+
+from visavis.engine.timing import FPS, PLAYBACK_RATE
+
+BITS_PER_PIXEL = 0.30
+"""Start rate: 2 Mbit/s at 512x512 and 25 frames a second."""
+MIN_BITRATE, MAX_BITRATE = 200_000, 6_000_000
+KEYFRAME_INTERVAL = 3000
+"""Frames; keyframes come when a receiver asks (PLI), not by the clock."""
+OPUS_BITRATE = 48_000
+OPUS_FRAME = PLAYBACK_RATE // 50
+"""Samples in one Opus packet: 20 ms."""
+
+observe_encode: Callable[[float], None] = lambda seconds: None
+"""Called with the time that each video frame took to encode (metrics)."""
+
+
+def start_bitrate(width: int, height: int) -> int:
+    """Bits per second to start with for a picture of this size."""
+    return max(MIN_BITRATE, min(MAX_BITRATE, int(width * height * FPS * BITS_PER_PIXEL)))
+
+
+@dataclass
+class RateControl:
+    """The target bitrate under the receiver's estimates.
+
+    A receiver estimates at most about one and a half times what it gets, so an estimate above what was really sent
+    says nothing against the target: the picture was still. One below it is a true limit. Rises are slow and falls at once, and
+    both only when they are worth a new keyframe.
+    """
+
+    target: int
+    ceiling: int
+    sent: float = 0.0
+    """Bits per second really sent, a moving average over about a second."""
+    changed_at: float = float("-inf")
+    up_after_s: float = 5.0
+
+    def count(self, size: int) -> None:
+        """One frame of `size` bytes was sent."""
+        self.sent += (size * 8 * FPS - self.sent) / FPS
+
+    def estimate(self, bitrate: int, now: float) -> bool:
+        """Takes a receiver's estimate in bits per second; true where the target changed."""
+        bitrate = max(MIN_BITRATE, min(bitrate, self.ceiling))
+        if bitrate < 0.85 * self.target and bitrate < 1.05 * self.sent:
+            self.target = bitrate
+        elif bitrate > 1.3 * self.target and now - self.changed_at > self.up_after_s:
+            self.target = min(bitrate, int(1.5 * self.target))
+        else:
+            return False
+        self.changed_at = now
+        return True
+
+
+class _RateControlled:
+    """The bitrate property that aiortc's sender sets when a REMB arrives."""
+
+    rate: RateControl | None = None
+
+    def _rate_for(self, width: int, height: int) -> RateControl:
+        if self.rate is None:
+            start = start_bitrate(width, height)
+            self.rate = RateControl(start, ceiling=min(MAX_BITRATE, 2 * start))
+        return self.rate
+
+    @property
+    def target_bitrate(self) -> int:
+        """Target in bits per second."""
+        return self.rate.target if self.rate else 0
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate: int) -> None:
+        if self.rate is not None:
+            self.rate.estimate(bitrate, time.monotonic())
+
+
+class LowDelayVp8Encoder(_RateControlled, Vp8Encoder):
+    """VP8, one frame in and one frame out, constant bitrate, one thread."""
+
+    def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
+        assert isinstance(frame, av.VideoFrame)
+        began = time.perf_counter()
+        rate = self._rate_for(frame.width, frame.height)
+        codec = self.codec
+        if codec is None or (codec.width, codec.height, codec.bit_rate) != (
+            frame.width,
+            frame.height,
+            rate.target,
+        ):
+            codec = self.codec = self._open(frame.width, frame.height, rate.target)
+        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
+        data = b"".join(bytes(packet) for packet in codec.encode(frame))
+        rate.count(len(data))
+        payloads = self._packetize(data, self.picture_id)
+        self.picture_id = (self.picture_id + 1) % (1 << 15)
+        observe_encode(time.perf_counter() - began)
+        assert frame.pts is not None
+        return payloads, convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
+
+    @staticmethod
+    def _open(width: int, height: int, bitrate: int) -> Any:
+        codec: Any = av.CodecContext.create("libvpx", "w")
+        codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
+        codec.bit_rate = bitrate
+        codec.time_base = VIDEO_TIME_BASE
+        codec.framerate = fractions.Fraction(FPS)
+        codec.gop_size = KEYFRAME_INTERVAL
+        codec.qmin, codec.qmax = 2, 52
+        codec.thread_count = 1
+        codec.options = {
+            "deadline": "realtime",
+            "cpu-used": "-8",
+            "lag-in-frames": "0",
+            "minrate": str(bitrate),
+            "maxrate": str(bitrate),
+            "bufsize": str(bitrate),
+            "static-thresh": "1",
+            "undershoot-pct": "100",
+            "overshoot-pct": "15",
+            "max-intra-rate": "600",
+        }
+        return codec
+
+
+class LowDelayH264Encoder(_RateControlled, H264Encoder):
+    """H.264 constrained baseline; x264 takes a new bitrate without being opened anew."""
+
+    def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:
+        began = time.perf_counter()
+        rate = self._rate_for(frame.width, frame.height)
+        codec: Any = self.codec
+        if codec is None or (codec.width, codec.height) != (frame.width, frame.height):
+            codec = self.codec = self._open(frame.width, frame.height, rate.target)
+        codec.bit_rate = rate.target
+        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
+        data = b"".join(bytes(packet) for packet in codec.encode(frame))
+        rate.count(len(data))
+        observe_encode(time.perf_counter() - began)
+        yield from self._split_bitstream(data)
+
+    @staticmethod
+    def _open(width: int, height: int, bitrate: int) -> Any:
+        codec: Any = av.CodecContext.create("libx264", "w")
+        codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
+        codec.bit_rate = bitrate
+        codec.time_base = VIDEO_TIME_BASE
+        codec.framerate = fractions.Fraction(FPS)
+        codec.gop_size = KEYFRAME_INTERVAL
+        codec.thread_count = 1
+        codec.profile = "Baseline"
+        codec.options = {
+            "preset": "superfast",
+            "tune": "zerolatency",
+            "level": "31",
+            "maxrate": str(bitrate),
+            "bufsize": str(bitrate // 4),
+            "forced-idr": "1",
+            "x264-params": "scenecut=0",
+        }
+        return codec
+
+
+class MonoOpusEncoder(Encoder):
+    """Opus from 20 ms blocks of 48 kHz mono; the stamps are those of the blocks, gaps included."""
+
+    def __init__(self) -> None:
+        codec: Any = av.CodecContext.create("libopus", "w")
+        codec.bit_rate = OPUS_BITRATE
+        codec.format, codec.layout, codec.sample_rate = "s16", "mono", PLAYBACK_RATE
+        codec.time_base = fractions.Fraction(1, PLAYBACK_RATE)
+        codec.options = {"application": "voip", "frame_duration": "20", "fec": "1", "packet_loss": "5"}
+        self._codec = codec
+        self._encoded = 0
+
+    def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
+        assert isinstance(frame, av.AudioFrame)
+        stamp = frame.pts
+        assert stamp is not None
+        frame.pts = self._encoded  # the codec sees a gapless stream; the stamp goes round it
+        self._encoded += frame.samples
+        return [bytes(packet) for packet in self._codec.encode(frame)], stamp
+
+    def pack(self, packet: Any) -> tuple[list[bytes], int]:
+        return [bytes(packet)], packet.pts
+
+
+def get_encoder(codec: Any) -> Encoder:
+    """The encoder for a negotiated codec."""
+    name = codec.mimeType.lower()
+    if name == "video/vp8":
+        return LowDelayVp8Encoder()
+    if name == "video/h264":
+        return LowDelayH264Encoder()
+    if name == "audio/opus":
+        return MonoOpusEncoder()
+    return aiortc_encoder(codec)
+
+
+def install() -> None:
+    """Make aiortc's senders use the encoders of this module."""
+    aiortc.rtcrtpsender.get_encoder = get_encoder

@@ -1,0 +1,88 @@
+"""The seam between the wire and the engine: what the server asks of it, and the real one, imported when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+ImageArray = npt.NDArray[np.uint8]
+PcmArray = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+Progress = Callable[[str, float], None]
+
+
+class FrameLike(Protocol):
+    """One frame with its sound: see `visavis.engine.session.Frame`."""
+
+    @property
+    def image(self) -> ImageArray: ...  # (H, W, 3) RGB
+    @property
+    def audio(self) -> npt.NDArray[np.int16]: ...  # (1920,) at 48 kHz
+    @property
+    def speech_index(self) -> int | None: ...
+    @property
+    def speaking(self) -> bool: ...
+
+
+class SessionLike(Protocol):
+    """One live avatar: see `visavis.engine.session.Session`."""
+
+    def push_audio(self, pcm: Any, rate: int, *, live: bool = False) -> None: ...
+    def commit(self) -> None: ...
+    def clear(self) -> int: ...
+    def step(self) -> FrameLike: ...
+    @property
+    def queued_seconds(self) -> float: ...
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """Makes avatars and sessions. All methods block and are called in worker threads."""
+
+    def enroll(
+        self, photo: bytes | Path, *, face: int | None, size: int, consent: str, name: str, progress: Progress
+    ) -> Any: ...
+    def load(self, path: Path) -> Any: ...
+    def demo_photo(self) -> Path | None: ...
+    def picture(self, avatar: Any) -> ImageArray: ...
+    def session(self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float) -> SessionLike: ...
+
+
+class VisavisEngine:
+    """The real engine. Its modules are imported on first use: the server answers before OpenVINO is loaded."""
+
+    def enroll(
+        self, photo: bytes | Path, *, face: int | None, size: int, consent: str, name: str, progress: Progress
+    ) -> Any:
+        from visavis.engine.enroll import enroll
+
+        return enroll(photo, face=face, size=size, consent=consent, name=name, progress=progress)
+
+    def load(self, path: Path) -> Any:
+        from visavis.engine.avatar import Avatar
+
+        return Avatar.load(path)
+
+    def demo_photo(self) -> Path | None:
+        """The photo of the demo person that ships with the engine."""
+        import visavis.engine
+
+        for root in visavis.engine.__path__:
+            for name in ("weights/demo.jpg", "weights/demo.png", "assets/demo.jpg", "assets/demo.png"):
+                if (Path(root) / name).is_file():
+                    return Path(root) / name
+        return None
+
+    def picture(self, avatar: Any) -> ImageArray:
+        from visavis.engine.motion.channels import zero_motion
+        from visavis.engine.video.renderer import Renderer
+
+        return Renderer(avatar).render(zero_motion())
+
+    def session(self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float) -> SessionLike:
+        from visavis.engine.session import Session
+
+        return Session(avatar, seed=seed, lookahead=lookahead, max_queue_s=max_queue_s)

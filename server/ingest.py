@@ -1,0 +1,196 @@
+"""Speech over a WebSocket: binary PCM16, or JSON in the names of the OpenAI Realtime API.
+
+The parser is apart from the socket: bytes or text in, one command out, so that garbage can be thrown at it in tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from aiohttp import WSMsgType, web
+
+from visavis.engine.errors import VisavisError
+from visavis.engine.timing import SAMPLE_RATE
+from visavis.server.errors import ApiError
+from visavis.server.sessions import Event, LiveSession, audio_refused
+
+log = logging.getLogger(__name__)
+
+MIN_RATE, MAX_RATE = 8_000, 48_000
+MAX_ERRORS = 20
+"""A client that sends this many bad messages in a row is talking another language: its socket is closed."""
+HEARTBEAT_S = 20.0
+EVENT_QUEUE = 256
+
+
+class MessageError(VisavisError):
+    """A message that is not of this protocol."""
+
+    code = "invalid_message"
+
+
+@dataclass(frozen=True)
+class Append:
+    """Speech: int16 mono samples."""
+
+    pcm: npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Configure:
+    """The stream's sample rate in Hz, and whether it is a microphone's (backlog is cut, not queued)."""
+
+    rate: int
+    live: bool
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The utterance is complete."""
+
+
+@dataclass(frozen=True)
+class Clear:
+    """Barge-in."""
+
+
+Command = Append | Configure | Commit | Clear
+
+
+def parse_binary(data: bytes) -> Append:
+    """PCM16 little endian, mono. MessageError for half a sample."""
+    if len(data) % 2:
+        raise MessageError(
+            f"a binary message holds {len(data)} bytes; 16-bit samples need an even number", "odd_length"
+        )
+    return Append(np.frombuffer(data, "<i2").astype(np.int16, copy=False))
+
+
+def _configure(message: dict[str, Any]) -> Configure:
+    settings = message.get("session", message)
+    if not isinstance(settings, dict):
+        raise MessageError("'session' must be an object such as {\"rate\": 24000}")
+    rate, live = settings.get("rate", SAMPLE_RATE), settings.get("live", False)
+    if isinstance(rate, bool) or not isinstance(rate, int) or not MIN_RATE <= rate <= MAX_RATE:
+        raise MessageError(
+            f"'rate' must be a whole number from {MIN_RATE} to {MAX_RATE} Hz, not {str(rate)[:40]}", "rate"
+        )
+    if not isinstance(live, bool):
+        raise MessageError("'live' must be true or false")
+    return Configure(rate, live)
+
+
+def parse_text(text: str) -> Command:
+    """One JSON message. MessageError says what is wrong with it."""
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MessageError("the text message is not JSON", "not_json") from None
+    if not isinstance(message, dict):
+        raise MessageError("a JSON message must be an object with a 'type'")
+    kind = message.get("type")
+    if kind == "session.update" or (kind is None and "rate" in message):
+        return _configure(message)
+    if kind == "input_audio_buffer.append":
+        audio = message.get("audio")
+        if not isinstance(audio, str):
+            raise MessageError("'audio' must be a string of base64")
+        try:
+            return parse_binary(base64.b64decode(audio, validate=True))
+        except (binascii.Error, ValueError):
+            raise MessageError("'audio' is not base64", "not_base64") from None
+    if kind == "input_audio_buffer.commit":
+        return Commit()
+    if kind == "input_audio_buffer.clear":
+        return Clear()
+    raise MessageError(
+        f"unknown message type {str(kind)[:60]!r}; known: session.update, input_audio_buffer.append, "
+        "input_audio_buffer.commit, input_audio_buffer.clear",
+        "unknown_type",
+    )
+
+
+class AudioSocket:
+    """One WebSocket of a session: commands in, events out through a bounded queue."""
+
+    def __init__(self, session: LiveSession, socket: web.WebSocketResponse) -> None:
+        self._session = session
+        self._socket = socket
+        self._events: asyncio.Queue[Event] = asyncio.Queue(EVENT_QUEUE)
+        self._rate = SAMPLE_RATE
+        self._live = False
+        self.key = "ws-" + secrets.token_urlsafe(8)
+
+    async def close(self) -> None:
+        """Say goodbye and end `serve`."""
+        await self._socket.close(code=1001, message=b"session closed")
+
+    def _event(self, event: Event) -> None:
+        if self._events.full():  # a client that reads nothing loses the oldest events, not the server's memory
+            self._events.get_nowait()
+        self._events.put_nowait(event)
+
+    async def _write(self) -> None:
+        while True:
+            await self._socket.send_json(await self._events.get())
+
+    async def _run(self, command: Command) -> None:
+        session = self._session
+        match command:
+            case Append(pcm):
+                if len(pcm):
+                    await session.push_audio(pcm, self._rate, live=self._live)
+            case Configure(rate, live):
+                self._rate, self._live = rate, live
+                self._event({"type": "session.updated", "session": {"rate": rate, "live": live}})
+            case Commit():
+                await session.commit()
+                self._event({"type": "input_audio_buffer.committed"})
+            case Clear():
+                dropped = await session.clear()
+                self._event(
+                    {"type": "input_audio_buffer.cleared", "dropped_ms": round(dropped * 1000 / SAMPLE_RATE)}
+                )
+
+    async def serve(self) -> None:
+        """Runs until either side closes."""
+        session, errors = self._session, 0
+        session.listeners.add(self._event)
+        session.attach(self.key, self)
+        writer = asyncio.create_task(self._write(), name=f"events-{session.id}")
+        self._event({"type": "session.created", "session": {"id": session.id, "rate": self._rate}})
+        try:
+            async for message in self._socket:
+                try:
+                    if message.type == WSMsgType.BINARY:
+                        await self._run(parse_binary(message.data))
+                    elif message.type == WSMsgType.TEXT:
+                        await self._run(parse_text(message.data))
+                    else:
+                        break
+                    errors = 0
+                except ApiError as error:  # the session ended under this message
+                    self._event({"type": "error", "error": {"code": error.code, "message": error.message}})
+                    break
+                except VisavisError as error:
+                    self._event(audio_refused(error))
+                    errors += error.code != "queue_full"
+                    if errors >= MAX_ERRORS:
+                        await self._socket.close(code=1008, message=b"too many bad messages")
+                        break
+                if session.closed:
+                    break
+        finally:
+            session.listeners.discard(self._event)
+            session.detach(self.key)
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)

@@ -1,0 +1,364 @@
+"""The HTTP interface, one function an address."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import BodyPartReader, web
+
+from visavis.server.avatars import AvatarStore
+from visavis.server.config import ServerConfig
+from visavis.server.errors import ApiError
+from visavis.server.ingest import HEARTBEAT_S, AudioSocket
+from visavis.server.metrics import CONTENT_TYPE, Metrics
+from visavis.server.security import require_token
+from visavis.server.sessions import LiveSession, SessionRegistry
+from visavis.server.webrtc import Viewer, resolve_mdns
+
+PAGE = Path(__file__).parent / "page"
+MAX_TEXT = 400
+SDP = "application/sdp"
+TRICKLE = "application/trickle-ice-sdpfrag"
+
+CONFIG = web.AppKey("config", ServerConfig)
+AVATARS = web.AppKey("avatars", AvatarStore)
+SESSIONS = web.AppKey("sessions", SessionRegistry)
+METRICS = web.AppKey("metrics", Metrics)
+
+routes = web.RouteTableDef()
+
+
+async def _body(request: web.Request, limit: int) -> bytes:
+    """The request's body; ApiError 413 beyond `limit` bytes, before it is held."""
+    if (request.content_length or 0) > limit:
+        raise ApiError(413, "too_large", f"The body may hold {limit} bytes at most.")
+    data = bytearray()
+    async for chunk in request.content.iter_any():
+        data += chunk
+        if len(data) > limit:
+            raise ApiError(413, "too_large", f"The body may hold {limit} bytes at most.")
+    return bytes(data)
+
+
+async def _json(request: web.Request, limit: int) -> dict[str, Any]:
+    data = await _body(request, limit)
+    try:
+        value = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        raise ApiError(400, "not_json", "The body is not JSON.") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "not_json", "The body must be a JSON object.")
+    return value
+
+
+async def _sdp(request: web.Request, content_type: str = SDP) -> str:
+    if request.content_type != content_type:
+        raise ApiError(415, "unsupported_media_type", f"Send the body as {content_type}.")
+    data = await _body(request, request.app[CONFIG].max_sdp_bytes)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ApiError(400, "bad_sdp", "The body is not text.") from None
+
+
+def _whole(value: Any, name: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ApiError(400, "bad_value", f"'{name}' must be a whole number from {low} to {high}.")
+    return value
+
+
+def _session(request: web.Request) -> LiveSession:
+    """The session named in the address, for whoever holds its token."""
+    session = request.app[SESSIONS].get(request.match_info["session"])
+    require_token(request, session.token_digest)
+    if session.failure:
+        raise ApiError(410, "engine_failed", session.failure)
+    return session
+
+
+# The page and the server's own state
+
+
+def _file(name: str, content_type: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
+        response.content_type = content_type
+        return response
+
+    return handler
+
+
+for _path, _name, _type in (
+    ("/", "index.html", "text/html"),
+    ("/app.js", "app.js", "text/javascript"),
+    ("/call.js", "call.js", "text/javascript"),
+    ("/meter.js", "meter.js", "text/javascript"),
+    ("/style.css", "style.css", "text/css"),
+    ("/icon.svg", "icon.svg", "image/svg+xml"),
+    ("/sample.wav", "sample.wav", "audio/wav"),
+):
+    routes.get(_path)(_file(_name, _type))
+
+
+@routes.get("/healthz")
+async def health(request: web.Request) -> web.Response:
+    """Alive, and how much room there is."""
+    return web.json_response(
+        {
+            "status": "ok",
+            "version": importlib.metadata.version("visavis"),
+            "sessions": len(request.app[SESSIONS]),
+            "max_sessions": request.app[CONFIG].max_sessions,
+        }
+    )
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus."""
+    return web.Response(
+        body=request.app[METRICS].render().encode(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
+    )
+
+
+@routes.get("/v1/config")
+async def client_config(request: web.Request) -> web.Response:
+    """What a browser needs to know before it calls."""
+    config = request.app[CONFIG]
+    return web.json_response(
+        {
+            "ice_servers": [{"urls": url} for url in config.ice_servers],
+            "max_photo_bytes": config.max_photo_bytes,
+            "max_queue_s": config.max_queue_s,
+        }
+    )
+
+
+# People
+
+
+@routes.get("/v1/avatars")
+async def list_avatars(request: web.Request) -> web.Response:
+    """The people that everybody may choose."""
+    return web.json_response({"avatars": [entry.public() for entry in request.app[AVATARS].listed()]})
+
+
+@routes.post("/v1/avatars")
+async def enroll_avatar(request: web.Request) -> web.Response:
+    """Multipart: `consent` (a statement), `photo` (a file); optionally `name` and `face` (number from the left)."""
+    config = request.app[CONFIG]
+    if request.content_type != "multipart/form-data":
+        raise ApiError(415, "unsupported_media_type", "Send the photo as multipart/form-data with a field 'photo'.")
+    photo, fields = await _read_form(request, config)
+    consent = fields.get("consent", "").strip()
+    if not consent:
+        raise ApiError(
+            400,
+            "consent_missing",
+            "Say in the field 'consent' that the person in the photo agrees to be shown speaking.",
+        )
+    if not photo:
+        raise ApiError(400, "photo_missing", "Send the photo as a file in the field 'photo'.")
+    face: int | None = None
+    if "face" in fields:
+        try:
+            face = _whole(int(fields["face"]), "face", 1, 100)
+        except ValueError:
+            raise ApiError(400, "bad_value", "'face' must be a whole number from 1 to 100.") from None
+    entry = request.app[AVATARS].enroll(
+        photo, name=fields.get("name", "").strip() or "Your photo", consent=consent, face=face
+    )
+    return web.json_response(entry.public(), status=202, headers={"Location": f"/v1/avatars/{entry.id}"})
+
+
+async def _read_form(request: web.Request, config: ServerConfig) -> tuple[bytes, dict[str, str]]:
+    photo, fields = b"", {}
+    try:
+        reader = await request.multipart()
+        for _ in range(16):
+            part = await reader.next()
+            if part is None:
+                return photo, fields
+            if not isinstance(part, BodyPartReader):
+                raise ValueError("nested multipart")
+            limit = config.max_photo_bytes if part.name == "photo" else MAX_TEXT
+            data = bytearray()
+            while chunk := await part.read_chunk(65536):
+                data += chunk
+                if len(data) > limit:
+                    raise ApiError(413, "too_large", f"The field '{part.name}' may hold {limit} bytes at most.")
+            if part.name == "photo":
+                photo = bytes(data)
+            elif part.name in ("consent", "name", "face"):
+                fields[part.name] = data.decode()
+    except (ValueError, AssertionError, UnicodeDecodeError, RuntimeError, KeyError, LookupError):
+        raise ApiError(400, "bad_form", "The multipart body is malformed.") from None
+    raise ApiError(400, "bad_form", "The multipart body has too many parts.")
+
+
+@routes.get("/v1/avatars/{avatar}")
+async def show_avatar(request: web.Request) -> web.Response:
+    """One person's state: waiting, enrolling (with progress 0..1 and a stage), ready or failed."""
+    return web.json_response(request.app[AVATARS].get(request.match_info["avatar"]).public())
+
+
+@routes.get("/v1/avatars/{avatar}/picture")
+async def avatar_picture(request: web.Request) -> web.Response:
+    """The person at rest, as JPEG."""
+    entry = request.app[AVATARS].get(request.match_info["avatar"])
+    if not entry.picture:
+        raise ApiError(409, "not_ready", "This person is still being prepared.", {"Retry-After": "2"})
+    return web.Response(body=entry.picture, content_type="image/jpeg")
+
+
+@routes.delete("/v1/avatars/{avatar}")
+async def delete_avatar(request: web.Request) -> web.Response:
+    """Forget a person at once. Live sessions keep theirs until they end."""
+    await request.app[AVATARS].remove(request.match_info["avatar"])
+    return web.Response(status=204)
+
+
+# Sessions
+
+
+@routes.post("/v1/sessions")
+async def create_session(request: web.Request) -> web.Response:
+    """JSON {avatar, seed?, lookahead?} -> {id, token, ...}."""
+    message = await _json(request, request.app[CONFIG].max_json_bytes)
+    avatar = message.get("avatar")
+    if not isinstance(avatar, str):
+        raise ApiError(400, "bad_value", "'avatar' must be the id of an avatar; GET /v1/avatars lists some.")
+    seed = _whole(message.get("seed", 0), "seed", 0, 2**31 - 1)
+    lookahead = message.get("lookahead")
+    if lookahead is not None:
+        lookahead = _whole(lookahead, "lookahead", 0, 2)
+    session = await request.app[SESSIONS].create(avatar, seed=seed, lookahead=lookahead)
+    path = f"/v1/sessions/{session.id}"
+    body = {
+        "id": session.id,
+        "token": session.token,
+        "avatar": avatar,
+        "offer": f"{path}/offer",
+        "audio": f"{path}/audio",
+        "whep": f"{path}/whep",
+        "whip": f"{path}/whip",
+        "linger_s": request.app[CONFIG].linger_s,
+    }
+    return web.json_response(body, status=201, headers={"Location": path})
+
+
+@routes.get("/v1/sessions/{session}")
+async def show_session(request: web.Request) -> web.Response:
+    """How a session is doing."""
+    session = _session(request)
+    return web.json_response(
+        {
+            "id": session.id,
+            "avatar": session.avatar_id,
+            "connections": len(session.connections),
+            "queued_s": round(session.queued_seconds, 3),
+            "media_s": round(session.publisher.next_stamp / 25, 2),
+        }
+    )
+
+
+@routes.delete("/v1/sessions/{session}")
+async def delete_session(request: web.Request) -> web.Response:
+    """End a session at once."""
+    await request.app[SESSIONS].end(_session(request), "deleted")
+    return web.Response(status=204)
+
+
+@routes.post("/v1/sessions/{session}/clear")
+async def clear_session(request: web.Request) -> web.Response:
+    """Barge-in without a WebSocket."""
+    dropped = await _session(request).clear()
+    return web.json_response({"dropped_ms": round(dropped / 16)})
+
+
+async def _negotiate(request: web.Request, sdp: str, *, watch: bool, listen: bool) -> tuple[Viewer, str]:
+    session, config = _session(request), request.app[CONFIG]
+    if len(session.connections) >= config.max_viewers:
+        raise ApiError(503, "busy", "This session has as many connections as it may have.", {"Retry-After": "5"})
+    viewer = Viewer(session, config)
+    return viewer, await viewer.answer(resolve_mdns(sdp, request.remote), watch=watch, listen=listen)
+
+
+@routes.post("/v1/sessions/{session}/offer")
+async def offer(request: web.Request) -> web.Response:
+    """JSON SDP {sdp, type: "offer"} -> {sdp, type: "answer"}: microphone in, avatar out."""
+    _session(request)
+    message = await _json(request, request.app[CONFIG].max_sdp_bytes)
+    if not isinstance(message.get("sdp"), str) or message.get("type") != "offer":
+        raise ApiError(400, "bad_sdp", "Send {\"type\": \"offer\", \"sdp\": \"v=0...\"}.")
+    viewer, answer = await _negotiate(request, message["sdp"], watch=True, listen=True)
+    return web.json_response({"type": "answer", "sdp": answer, "connection": viewer.id})
+
+
+async def _created(request: web.Request, *, watch: bool, listen: bool) -> web.Response:
+    _session(request)
+    viewer, answer = await _negotiate(request, await _sdp(request), watch=watch, listen=listen)
+    return web.Response(
+        text=answer,
+        status=201,
+        content_type=SDP,
+        headers={
+            "Location": f"{request.path}/{viewer.id}",
+            "ETag": f'"{viewer.id}"',
+            "Accept-Patch": TRICKLE,
+        },
+    )
+
+
+@routes.post("/v1/sessions/{session}/whep")
+async def whep(request: web.Request) -> web.Response:
+    """WHEP (draft-ietf-wish-whep): watch the avatar."""
+    return await _created(request, watch=True, listen=False)
+
+
+@routes.post("/v1/sessions/{session}/whip")
+async def whip(request: web.Request) -> web.Response:
+    """WHIP (RFC 9725): speech in."""
+    return await _created(request, watch=False, listen=True)
+
+
+def _viewer(request: web.Request) -> Viewer:
+    viewer = _session(request).connections.get(request.match_info["viewer"])
+    if not isinstance(viewer, Viewer):
+        raise ApiError(404, "no_such_connection", "There is no such connection; it may have ended.")
+    return viewer
+
+
+@routes.patch("/v1/sessions/{session}/{kind:whep|whip}/{viewer}")
+async def trickle(request: web.Request) -> web.Response:
+    """Further ICE candidates of a WHEP or WHIP connection."""
+    viewer = _viewer(request)
+    await viewer.add_candidates(await _sdp(request, TRICKLE))
+    return web.Response(status=204)
+
+
+@routes.delete("/v1/sessions/{session}/{kind:whep|whip|offer}/{viewer}")
+async def hang_up(request: web.Request) -> web.Response:
+    """End one connection; the session goes on."""
+    await _viewer(request).close()
+    return web.Response(status=200)
+
+
+@routes.get("/v1/sessions/{session}/audio")
+async def audio(request: web.Request) -> web.StreamResponse:
+    """WebSocket: speech in, playback events out (see `visavis.server.ingest`)."""
+    session, config = _session(request), request.app[CONFIG]
+    if len(session.connections) >= config.max_viewers:
+        raise ApiError(503, "busy", "This session has as many connections as it may have.", {"Retry-After": "5"})
+    socket = web.WebSocketResponse(
+        protocols=("visavis",), max_msg_size=config.max_message_bytes, heartbeat=HEARTBEAT_S, compress=False
+    )
+    if not socket.can_prepare(request).ok:
+        raise ApiError(400, "not_websocket", "This address speaks WebSocket.")
+    await socket.prepare(request)
+    await AudioSocket(session, socket).serve()
+    return socket

@@ -1,0 +1,150 @@
+"""A small engine with the real one's interface: an ellipse of a mouth that opens with the loudness of pushed speech."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from visavis.engine.errors import AudioError, PhotoError, QueueFullError
+from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME, SAMPLE_RATE, SAMPLES_PER_FRAME
+
+SIZE = 256
+MOUTH = (SIZE // 2, 180)
+REST_HEIGHT, OPEN_HEIGHT = 2, 30
+
+
+@dataclass
+class DoubleAvatar:
+    name: str = "double"
+    consent: str = ""
+    width: int = SIZE
+    height: int = SIZE
+
+
+@dataclass(frozen=True)
+class DoubleFrame:
+    index: int
+    image: np.ndarray
+    audio: np.ndarray
+    speech_index: int | None
+    speaking: bool
+
+
+@dataclass
+class DoubleSession:
+    """Speech at 16 kHz inside; one frame of look-ahead nothing, so that tests see what they pushed at once."""
+
+    max_queue_s: float = 60.0
+    step_s: float = 0.0
+    queue: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))
+    index: int = 0
+    speech: int = 0
+    closed: bool = False
+    committed: int = 0
+    threads: set[int] = field(default_factory=set)
+
+    def push_audio(self, pcm, rate, *, live=False):
+        pcm = np.asarray(pcm)
+        if pcm.dtype != np.int16 or not 8000 <= rate <= 48000:
+            raise AudioError(f"cannot use {pcm.dtype} at {rate} Hz")
+        samples = np.interp(np.arange(0, len(pcm) * SAMPLE_RATE / rate) * rate / SAMPLE_RATE, np.arange(len(pcm)), pcm)
+        queue = np.concatenate([self.queue, samples.astype(np.int16)])
+        if live:
+            queue = queue[-SAMPLE_RATE // 4 :]
+        elif len(queue) > self.max_queue_s * SAMPLE_RATE:
+            raise QueueFullError(f"{len(queue) / SAMPLE_RATE:.1f} s would be queued, {self.max_queue_s:g} s is the bound")
+        self.queue = queue
+
+    def commit(self):
+        self.committed += 1
+
+    def clear(self):
+        dropped, self.queue = len(self.queue), self.queue[:0]
+        return dropped
+
+    @property
+    def queued_seconds(self):
+        return len(self.queue) / SAMPLE_RATE
+
+    def step(self):
+        self.threads.add(threading.get_ident())
+        if self.step_s:
+            time.sleep(self.step_s)
+        block, self.queue = self.queue[:SAMPLES_PER_FRAME], self.queue[SAMPLES_PER_FRAME:]
+        speech_index = None
+        if len(block):
+            speech_index, self.speech = self.speech, self.speech + 1
+        else:
+            self.speech = 0
+        padded = np.zeros(SAMPLES_PER_FRAME, np.int16)
+        padded[: len(block)] = block
+        loudness = float(np.sqrt(np.mean(padded.astype(np.float32) ** 2)) / 6000)
+        frame = DoubleFrame(
+            self.index, draw(min(1.0, loudness)), np.repeat(padded, 3), speech_index, speech_index is not None
+        )
+        assert frame.audio.shape == (PLAYBACK_SAMPLES_PER_FRAME,)
+        self.index += 1
+        return frame
+
+    def close(self):
+        self.closed = True
+
+
+def draw(opening: float) -> np.ndarray:
+    """A face whose dark mouth is `opening` (0..1) open."""
+    image = np.full((SIZE, SIZE, 3), (90, 120, 160), np.uint8)
+    cv2.ellipse(image, (SIZE // 2, SIZE // 2), (80, 110), 0, 0, 360, (230, 190, 160), -1)
+    for x in (-35, 35):
+        cv2.circle(image, (SIZE // 2 + x, 100), 9, (250, 250, 250), -1)
+        cv2.circle(image, (SIZE // 2 + x, 100), 4, (40, 60, 90), -1)
+    height = round(REST_HEIGHT + opening * (OPEN_HEIGHT - REST_HEIGHT))
+    cv2.ellipse(image, MOUTH, (34, height), 0, 0, 360, (20, 5, 5), -1)
+    return image
+
+
+def opening(image: np.ndarray) -> float:
+    """How far the mouth of a drawn face is open, 0 to about 1, from its dark pixels (any size of picture)."""
+    height, width = image.shape[:2]
+    column = image[height // 2 :, int(width * 0.47) : int(width * 0.53)].astype(np.int32).sum(axis=-1)
+    dark = (column < 240).sum(axis=0).mean() / height * SIZE
+    return float((dark / 2 - REST_HEIGHT) / (OPEN_HEIGHT - REST_HEIGHT))
+
+
+@dataclass
+class DoubleEngine:
+    """`sessions` holds every session made, so that tests can look inside."""
+
+    enroll_s: float = 0.0
+    step_s: float = 0.0
+    demo: Path | None = Path(__file__)
+    sessions: list[DoubleSession] = field(default_factory=list)
+
+    def enroll(self, photo, *, face, size, consent, name, progress):
+        for k in range(5):
+            progress("fit", k / 5)
+            time.sleep(self.enroll_s / 5)
+        if isinstance(photo, bytes):
+            if photo.startswith(b"boom"):
+                raise RuntimeError("/secret/path")
+            if cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR) is None:
+                raise PhotoError("this is no picture: send a JPEG, PNG or WebP", "not_a_picture")
+        return DoubleAvatar(name, consent)
+
+    def load(self, path):
+        return DoubleAvatar(path.stem)
+
+    def demo_photo(self):
+        return self.demo
+
+    def picture(self, avatar):
+        return draw(0.0)
+
+    def session(self, avatar, *, seed, lookahead, max_queue_s):
+        session = DoubleSession(max_queue_s, self.step_s)
+        self.sessions.append(session)
+        return session
