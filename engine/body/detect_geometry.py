@@ -37,7 +37,25 @@ class Region:
     def crop(self, rgb: Image, n: int, border: int = cv2.BORDER_CONSTANT) -> Image:
         """The region as an upright (n, n, 3) picture. Strong reductions are averaged, not skipped over."""
         k = max(1, int(np.ceil(self.size / n / 2)))
+        if k > 4:
+            # Much too large a picture: reduce the part that is seen, then crop from that.
+            f = k // 2
+            reach = int(self.size * 0.75) + f
+            x0, y0 = max(0, int(self.x) - reach), max(0, int(self.y) - reach)
+            part = rgb[y0 : max(y0, int(self.y) + reach), x0 : max(x0, int(self.x) + reach)]
+            h, w = (max(1, round(length / f)) for length in part.shape[:2])
+            if part.size:
+                small = np.asarray(cv2.resize(part, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
+                fx, fy = part.shape[1] / w, part.shape[0] / h
+                return self._warp(small, n, 2, border, np.array([[1 / fx], [1 / fy]]), (x0, y0))
+        return self._warp(rgb, n, k, border, np.ones((2, 1)), (0, 0))
+
+    def _warp(
+        self, rgb: Image, n: int, k: int, border: int, scale: npt.NDArray[np.float64], corner: tuple[int, int]
+    ) -> Image:
         m = self.matrix(n * k)
+        m[:, 2] -= corner
+        m *= scale
         # To integer indices at pixel centres, as cv2 counts: index = coordinate - 0.5 on both sides.
         m[:, 2] += m[:, :2] @ (0.5, 0.5) - 0.5
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -124,7 +142,9 @@ def decode(
     values = raw[keep] / size
     centre, wh = values[:, :2] + centres[keep], values[:, 2:4]
     keypoints = values[:, 4:].reshape(len(keep), (raw.shape[1] - 4) // 2, 2) + centres[keep, None]
-    return Candidates(np.concatenate([centre - wh / 2, wh], 1), keypoints, scores[keep].astype(np.float32))
+    boxes = np.concatenate([centre - wh / 2, wh], 1)
+    f32 = np.float32
+    return Candidates(boxes.astype(f32), keypoints.astype(f32), scores[keep].astype(f32))
 
 
 def overlaps(box: FloatArray, boxes: FloatArray) -> tuple[FloatArray, FloatArray]:
