@@ -216,9 +216,15 @@ def draw_head(
 def cast_landmarks(
     landmarks: np.ndarray, index: np.ndarray, bary: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Surface points under the landmarks (478, 2) pixels: triangle (-1 = missed) and barycentrics."""
+    """Surface points under the landmarks (478, 2) pixels, or nearest to them within 12 pixels: triangle (-1 = missed), barycentrics."""
     size = len(index)
     px = np.clip(landmarks[:, :2].astype(int), 0, size - 1)
+    drawn = np.argwhere(index >= 0)[:, ::-1]
+    for k, (x, y) in enumerate(px):
+        if index[y, x] < 0:
+            distance = ((drawn - [x, y]) ** 2).sum(1)
+            if distance.min() < 12**2:
+                px[k] = drawn[distance.argmin()]
     return index[px[:, 1], px[:, 0]], bary[px[:, 1], px[:, 0]]
 
 

@@ -1,0 +1,504 @@
+"""The portrait surface: the fitted face and everything around it that the photo shows, as one connected mesh over the photo.
+
+The face is the body model's own surface, displaced so that it meets the landmarks. Around it a planar grid is triangulated against the face's
+rim and given depth, skinning weights and a share of the rim's movements, so that hair, neck, shoulders and clothes follow without cracks.
+At rest every vertex projects to its own texture coordinate: zero motion gives back the photo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from visavis.engine.body.fit import FACE_OVAL, FLIP, Fit, Float64
+from visavis.engine.body.model import BodyModel, FloatArray, IntArray, load_body, rotation_matrix
+from visavis.engine.body.seams import Chain, boundary_loops, openings
+from visavis.engine.motion.channels import ARKIT
+
+BONES = ("neck", "head", "clavicleLeft", "clavicleRight")
+"""Bones of the portrait besides the root (spine); weights are nested: head is part of neck."""
+SEAL = ("jawOpen", "mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthFunnel",
+        "mouthStretchLeft", "mouthStretchRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper")  # fmt: skip
+"""Units that part the lips: taken back to bring a smiling photo's mouth to rest."""
+SOFTEN = ("mouthSmileLeft", "mouthSmileRight", "mouthDimpleLeft", "mouthDimpleRight")
+"""Units of the photo's smile that rest takes back in part."""
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One opening on the portrait surface, for keeping its margins from passing through each other.
+
+    upper, lower (n,), (m,): vertices; parameter_* their arc length 0..1; near (k,): vertices that follow; spread_* (k, n), (k, m): by how much;
+    share: how much of a correction the upper margin takes.
+    """
+
+    name: str
+    upper: IntArray
+    lower: IntArray
+    parameter_upper: FloatArray
+    parameter_lower: FloatArray
+    near: IntArray
+    spread_upper: FloatArray
+    spread_lower: FloatArray
+    share: float
+
+
+@dataclass(frozen=True)
+class Surface:
+    """World axes: x to the image's right, y up, z to the viewer, origin at the camera, metres.
+
+    vertices (V, 3), uv (V, 2) photo pixels, triangles (T, 3), part (T,), edge_flags (T,), units (52, V, 3), weights (V, 4) of BONES,
+    rest (V, 3): position on the average person (canonical coordinates, what a network sees), seams, rest_motion (52,): coefficients that
+    bring the photo's face to a neutral, closed mouth; residual_px: mean distance of mesh to landmarks after the smooth residual.
+    """
+
+    vertices: FloatArray
+    uv: FloatArray
+    triangles: IntArray
+    part: npt.NDArray[np.uint8]
+    edge_flags: npt.NDArray[np.uint8]
+    units: FloatArray
+    weights: FloatArray
+    rest: FloatArray
+    seams: tuple[Seam, ...]
+    rest_motion: FloatArray
+    residual_px: float
+    face_of: IntArray  # body vertex of each face vertex (first F vertices)
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """The body model in world axes after the fit and the smooth residual: vertices (Vb, 3), joints (J, 3), units (52, Vb, 3)."""
+
+    vertices: Float64
+    joints: Float64
+    units: Float64
+    up: Float64
+    residual_px: float
+
+
+def _kernel(a: Float64, b: Float64, sigma: float) -> Float64:
+    squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    return np.exp(-np.sqrt(np.maximum(squared, 0)) / sigma)
+
+
+def _spread(at: Float64, values: Float64, to: Float64, sigma: float, ridge: float = 1e-3) -> Float64:
+    """Radial interpolation of `values` (n, 3) known `at` (n, 3) `to` other points, fading to zero away from them."""
+    gram = _kernel(at, at, sigma)
+    gram[np.diag_indices_from(gram)] += ridge
+    return _kernel(to, at, sigma) @ np.linalg.solve(gram, values)
+
+
+def _smooth_chain(values: Float64, rounds: int = 2) -> Float64:
+    out = values.copy()
+    for _ in range(rounds):
+        out[1:-1] = 0.25 * out[:-2] + 0.5 * out[1:-1] + 0.25 * out[2:]
+    return out
+
+
+def _margin_targets(chain: Chain, landmarks: Float64) -> Float64:
+    """Where the photo shows the vertices of a margin: (n, 2) pixels."""
+    marks = landmarks[list(chain.landmarks), :2]
+    return _smooth_chain(
+        np.stack([np.interp(chain.parameter, chain.landmark_parameter, marks[:, k]) for k in range(2)], 1)
+    )
+
+
+def meet_landmarks(fit: Fit, landmarks: FloatArray, *, closed_gap: float = 0.035) -> FittedHead:
+    """Displace the fitted body smoothly so that it meets the landmarks (478, 3) and its lip and lid margins the photo's.
+
+    Lips nearer than `closed_gap` of the mouth's width are taken as closed.
+    """
+    body = load_body()
+    marks = landmarks.astype(np.float64)
+    shaped = body.vertices + np.tensordot(fit.shape, body.shape, 1)
+    joints = body.joints + np.tensordot(fit.shape, body.shape_joints, 1)
+    posed = shaped + np.tensordot(fit.expression, body.units, 1)
+    turn = rotation_matrix(fit.rotation)
+    world = (fit.to_camera(posed)) @ FLIP.T
+    known = body.landmark_known.copy()
+    known[468:] = False
+    rest = body.vertices.astype(np.float64)
+    head = body.part_vertices("skin")
+
+    def to_pixels(points: Float64) -> Float64:
+        return fit.camera.project(points @ FLIP.T)
+
+    def displacement(points: Float64, target: Float64) -> Float64:
+        wanted = np.zeros_like(points)
+        wanted[:, :2] = (target - to_pixels(points)) * (-points[:, 2:] / fit.camera.focal) * [1, -1]
+        return wanted
+
+    for _ in range(2):
+        at = body.at_landmarks(world.astype(np.float32)).astype(np.float64)[known]
+        source = body.at_landmarks(body.vertices).astype(np.float64)[known]
+        world[head] += _spread(source, displacement(at, marks[known, :2]), rest[head], 0.03, 0.02)
+    for opening in openings():
+        upper, lower = (_margin_targets(c, marks) for c in (opening.upper, opening.lower))
+        if opening.name == "mouth":
+            width = float(np.linalg.norm(upper[-1] - upper[0]))
+            span = np.linspace(0, 1, 41)
+            both = [
+                np.stack([np.interp(span, c.parameter, t[:, k]) for k in range(2)], 1)
+                for c, t in ((opening.upper, upper), (opening.lower, lower))
+            ]
+            gap = float((both[1] - both[0])[10:31, 1].mean())
+            if gap < closed_gap * width:
+                middle = (both[0] + both[1]) / 2
+                upper, lower = (
+                    np.stack([np.interp(c.parameter, span, middle[:, k]) for k in range(2)], 1)
+                    for c in (opening.upper, opening.lower)
+                )
+        ids = np.concatenate([opening.upper.vertices, opening.lower.vertices[1:-1]])
+        target = np.concatenate([upper, lower[1:-1]])
+        target[0] = (upper[0] + lower[0]) / 2
+        target[len(upper) - 1] = (upper[-1] + lower[-1]) / 2
+        world[head] += _spread(rest[ids], displacement(world[ids], target), rest[head], 0.004, 1e-4)
+    at = body.at_landmarks(world.astype(np.float32)).astype(np.float64)
+    error = np.linalg.norm(to_pixels(at) - marks[:, :2], axis=1)[known]
+    rotate = FLIP @ FLIP @ turn  # model to world is the head's rotation alone
+    units = body.units.astype(np.float64) @ rotate.T
+    world_joints = fit.to_camera(joints) @ FLIP.T
+    return FittedHead(world, world_joints, units, rotate @ np.array([0.0, 1.0, 0.0]), float(error.mean()))
+
+
+def face_triangles(body: BodyModel) -> IntArray:
+    """Skin triangles inside MediaPipe's face oval seen from the front, slightly widened: (n, 3) body vertex indices."""
+    marks = body.at_landmarks(body.vertices)
+    oval = marks[list(FACE_OVAL), :2]
+    centre = oval.mean(0)
+    polygon = ((oval - centre) * 1.03 + centre).astype(np.float32) * 1000
+    skin = body.triangles[body.part == body.part_id("skin")]
+    centroid = body.vertices[skin].mean(1)
+    inside = np.array([cv2.pointPolygonTest(polygon, (float(x) * 1000, float(y) * 1000), False) >= 0 for x, y, _ in centroid])
+    return skin[inside & (centroid[:, 2] > -0.06)]
+
+
+def _largest_piece(triangles: IntArray) -> IntArray:
+    label = np.arange(int(triangles.max()) + 1)
+    while True:
+        low = label[triangles].min(1)
+        before = label.copy()
+        for k in range(3):
+            np.minimum.at(label, triangles[:, k], low)
+        label = label[label]
+        if (before == label).all():
+            break
+    names, count = np.unique(label[triangles[:, 0]], return_counts=True)
+    return triangles[label[triangles[:, 0]] == names[count.argmax()]]
+
+
+def _delaunay(points: npt.NDArray[np.float32]) -> IntArray:
+    """Delaunay triangles (n, 3) of distinct 2-D points (P, 2)."""
+    low, high = points.min(0) - 10, points.max(0) + 10
+    subdivision = cv2.Subdiv2D((int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1))
+    known: dict[tuple[float, float], int] = {}
+    for k, (x, y) in enumerate(points):
+        subdivision.insert((float(x), float(y)))
+        known[(float(x), float(y))] = k
+    found = []
+    for x0, y0, x1, y1, x2, y2 in subdivision.getTriangleList():
+        corners = [known.get((float(x), float(y))) for x, y in ((x0, y0), (x1, y1), (x2, y2))]
+        if None not in corners:
+            found.append(corners)
+    return np.array(found, np.int32)
+
+
+def _relax(values: Float64, triangles: IntArray, fixed: npt.NDArray[np.bool_], target: Float64 | None, pull: Float64 | float, rounds: int) -> Float64:
+    """Screened Laplace smoothing over a mesh by damped Jacobi steps; `fixed` vertices keep their value."""
+    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    edges = np.unique(np.sort(edges, 1), axis=0)
+    n = len(values)
+    degree = np.bincount(edges.ravel(), minlength=n).astype(np.float64)
+    out = values.copy()
+    goal = out if target is None else target
+    for _ in range(rounds):
+        total = np.bincount(edges[:, 0], out[edges[:, 1]], n) + np.bincount(edges[:, 1], out[edges[:, 0]], n)
+        new = (total + pull * goal) / np.maximum(degree + pull, 1e-9)
+        out = np.where(fixed, out, new)
+    return out
+
+
+def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.NDArray[np.uint8]) -> Surface:
+    """The portrait surface over a photo with soft person matte `alpha` (H, W)."""
+    body = load_body()
+    height, width = alpha.shape
+    focal, cx, cy = fit.camera.focal, fit.camera.cx, fit.camera.cy
+
+    # The face: front-facing, connected, with openings only at mouth and eyes.
+    face = face_triangles(body)
+    p = head.vertices[face]
+    normal = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
+    view = -p.mean(1)
+    facing = (normal * view).sum(1) / (np.linalg.norm(normal, axis=1) * np.linalg.norm(view, axis=1) + 1e-18)
+    margin_vertices = np.concatenate([np.concatenate([o.upper.vertices, o.lower.vertices]) for o in openings()])
+    # the rolled-in rims of lips and lids face away from any camera and must stay
+    centroid = body.vertices[face].mean(1)
+    at_margin = ((centroid[:, None] - body.vertices[margin_vertices][None]) ** 2).sum(-1).min(1) < 0.010**2
+    face = _largest_piece(face[(facing > 0.12) | at_margin])
+    face = _peel_spikes(face, margin_vertices)
+    loops = boundary_loops(face)
+    margin_sets = [set(np.concatenate([o.upper.vertices, o.lower.vertices]).tolist()) for o in openings()]
+    rim, fans = loops[0], []
+    for loop in loops[1:]:
+        if not any(len(set(loop) & m) > 0.6 * len(loop) for m in margin_sets):
+            fans += [[loop[0], loop[k + 1], loop[k]] for k in range(1, len(loop) - 1)]
+    face = np.concatenate([face, np.array(fans, np.int32).reshape(-1, 3)])
+    face_ids, face = np.unique(face, return_inverse=True)
+    face = face.reshape(-1, 3).astype(np.int32)
+    local = {int(v): k for k, v in enumerate(face_ids)}
+    rim_local = np.array([local[v] for v in rim], np.int32)
+    face_world = head.vertices[face_ids]
+    face_px = fit.camera.project(face_world @ FLIP.T)
+    n_face = len(face_ids)
+
+    # The grid around it, over whatever the matte shows.
+    face_height = float(np.ptp(landmarks[:468, 1]))
+    spacing = max(width, height) / 44
+    polygon = face_px[rim_local].astype(np.float32)
+    shown = cv2.dilate((alpha > 2).astype(np.uint8), np.ones((int(2.4 * spacing) | 1,) * 2, np.uint8))
+    pad = 2 * spacing
+    gx = np.arange(-pad, width + pad + spacing, spacing)
+    gy = np.arange(-pad, height + pad + spacing, spacing)
+    grid = np.stack(np.meshgrid(gx, gy), -1)
+    grid[1::2, :, 0] += spacing / 2  # rows staggered: near-equilateral triangles
+    points = grid.reshape(-1, 2)
+    # a finer ring hugging the rim carries the chin's movement into the neck
+    fine = grid_around(polygon, spacing * 0.5, spacing)
+    points = np.concatenate([points, fine])
+    distance = np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), True) for x, y in points])
+    inside = np.clip(points, 0, [width - 1, height - 1]).astype(int)
+    coarse = np.arange(len(points)) < len(points) - len(fine)
+    keep = (shown[inside[:, 1], inside[:, 0]] > 0) & (distance < np.where(coarse, -1.35 * spacing, -0.4 * spacing))
+    outer_px = points[keep].astype(np.float32)
+    all_px = np.concatenate([polygon, outer_px]).astype(np.float32)
+    mesh = _delaunay(all_px)
+    middle_px = all_px[mesh].mean(1)
+    outside = np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), False) < 0 for x, y in middle_px])
+    mesh = mesh[outside]
+    longest = np.max([np.linalg.norm(all_px[mesh[:, k]] - all_px[mesh[:, k - 1]], axis=1) for k in range(3)], 0)
+    mesh = mesh[longest < 4 * spacing]
+    a, b, c = (all_px[mesh[:, k]] for k in range(3))
+    area = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
+    mesh[area > 0] = mesh[area > 0][:, [0, 2, 1]]  # counter-clockwise as seen with y up, like the face
+    to_all = np.concatenate([rim_local, np.arange(len(outer_px)) + n_face]).astype(np.int32)
+    ring_mesh = to_all[mesh]
+    n_all = n_face + len(outer_px)
+    triangles = np.concatenate([face, ring_mesh]).astype(np.int32)
+    uv = np.concatenate([face_px, outer_px]).astype(np.float64)
+
+    # Skinning weights along the neck.
+    bone = {name: head.joints[body.bones.index(name)] for name in ("neck", "head", "clavicleLeft", "clavicleRight")}
+    chin_y = float(landmarks[152, 1])
+    neck_px = fit.camera.project(bone["neck"] @ FLIP.T)
+    neck_y = max(float(neck_px[1]), chin_y + 0.22 * face_height)
+    t = (uv[:, 1] - chin_y) / (neck_y - chin_y)
+    smooth = _smoothstep
+    on_face = np.arange(n_all) < n_face
+    head_weight = np.where(on_face, 1.0, 1 - smooth(-0.25, 0.75, t))
+    neck_weight = np.where(on_face, 1.0, 1 - smooth(0.1, 1.15, t))
+    head_weight = _relax(head_weight, triangles, on_face, head_weight, 1.5, 12)
+    neck_weight = np.maximum(_relax(neck_weight, triangles, on_face, neck_weight, 1.5, 12), head_weight)
+    centre_x = float(neck_px[0])
+    shoulder = smooth(0.25, 0.9, np.abs(uv[:, 0] - centre_x) / face_height) * (1 - neck_weight) * smooth(0.2, 0.9, t)
+    fade = 1 - smooth(1.4, 3.2, t)
+    left = shoulder * (uv[:, 0] > centre_x) * fade
+    right = shoulder * (uv[:, 0] <= centre_x) * fade
+    weights = np.stack([neck_weight, head_weight, left, right], 1)
+
+    # Depth: the rim's, bending back to the ears' plane in the head, to the chest's front below.
+    back = float(bone["head"][2]) + 0.01
+    chest = float(bone["neck"][2]) + 0.045
+    far = back * head_weight + chest * (1 - head_weight)
+    rim_z = face_world[:, 2]
+    z0 = np.concatenate([rim_z, far[n_face:]])
+    z = _relax(z0, triangles, on_face, far, (spacing / (0.22 * face_height)) ** 2 * 2, 300)
+    world = np.zeros((n_all, 3))
+    world[:, 2] = z
+    world[:, 0] = (uv[:, 0] - cx) / focal * -z
+    world[:, 1] = -(uv[:, 1] - cy) / focal * -z
+    world[:n_face] = face_world
+
+    # Face units, carried outwards from the rim.
+    units = np.zeros((52, n_all, 3))
+    units[:, :n_face] = head.units[:, face_ids]
+    d = np.linalg.norm(outer_px[:, None].astype(np.float64) - polygon[None].astype(np.float64), axis=2)
+    near = np.exp(-((d - d.min(1, keepdims=True)) / (0.06 * face_height)))
+    near /= near.sum(1, keepdims=True)
+    fall = 1 - smooth(0.0, 0.42, d.min(1) / face_height)
+    units[:, n_face:] = np.einsum("or,urk->uok", near * fall[:, None], units[:, rim_local])
+
+    seams = tuple(_seam(o, local, head, body) for o in openings() if set(o.upper.vertices.tolist()) <= set(local))
+    rest_motion = _close_openings(units, world, seams, fit, head)
+
+    rest = np.zeros((n_all, 3))
+    rest[:n_face] = body.vertices[face_ids]
+    mean_turn = np.linalg.inv(rotation_matrix(fit.rotation))
+    rest[n_face:] = (world[n_face:] - bone["head"]) @ mean_turn.T + body.joints[body.bones.index("head")]
+
+    part = np.full(len(triangles), body.part_id("torso"), np.uint8)
+    part[: len(face)] = body.part_id("skin")
+    middle = head_weight[triangles].mean(1)
+    ringed = np.arange(len(triangles)) >= len(face)
+    part[ringed & (middle > 0.9)] = body.part_id("scalp")
+    part[ringed & (middle <= 0.9) & (neck_weight[triangles].mean(1) > 0.35)] = body.part_id("neck")
+    lips = _lip_triangles(face, face_ids, body)
+    part[: len(face)][lips] = body.part_id("lips")
+    return Surface(
+        world.astype(np.float32), uv.astype(np.float32), triangles, part, _flag_margins(triangles, seams), units.astype(np.float32),
+        weights.astype(np.float32), rest.astype(np.float32), seams, rest_motion, head.residual_px, face_ids.astype(np.int32),
+    )  # fmt: skip
+
+
+def grid_around(polygon: npt.NDArray[np.float32], step: float, reach: float) -> Float64:
+    """Points (n, 2) on two rings outside a closed polygon, `step` and `reach` pixels away."""
+    from itertools import pairwise
+
+    rings = []
+    loop = np.concatenate([polygon, polygon[:1]]).astype(np.float64)
+    length = np.concatenate([[0], np.cumsum([float(np.linalg.norm(q - p)) for p, q in pairwise(loop)])])
+    centre = polygon.mean(0)
+    for away in (step, reach):
+        at = np.arange(0, length[-1], away * 1.1)
+        x, y = (np.interp(at, length, loop[:, k]) for k in range(2))
+        outward = np.stack([x, y], 1) - centre
+        outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+        rings.append(np.stack([x, y], 1) + outward * away)
+    return np.round(np.concatenate(rings) * 16) / 16
+
+
+def _smoothstep(low: float, high: float, x: Float64) -> Float64:
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _peel_spikes(triangles: IntArray, margins: IntArray) -> IntArray:
+    """Drop triangles that hang on the rim by one vertex or stick out with two free edges, so that the rim is one simple loop.
+
+    Edges along the openings (`margins`) are not the rim's.
+    """
+    for _ in range(20):
+        edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1)
+        _, inverse, count = np.unique(edges, axis=0, return_inverse=True, return_counts=True)
+        on_rim = (count[inverse.ravel()] == 1) & ~np.isin(edges, margins).all(1)
+        free = on_rim.reshape(3, -1).sum(0)
+        # a vertex where more than two free edges meet joins two loops: remove its free triangles
+        single = edges[on_rim]
+        meets = np.bincount(single.ravel(), minlength=int(triangles.max()) + 1)
+        drop = (free >= 2) | ((meets[triangles] > 2).any(1) & (free >= 1))
+        if not drop.any():
+            break
+        triangles = _largest_piece(triangles[~drop])
+    return triangles
+
+
+def _flag_margins(triangles: IntArray, seams: tuple[Seam, ...]) -> npt.NDArray[np.uint8]:
+    """Bit k of a triangle's flag: its edge k lies on a lip or lid margin (an edge of one triangle only)."""
+    margin = np.zeros(int(triangles.max()) + 1, bool)
+    for seam in seams:
+        margin[seam.upper] = margin[seam.lower] = True
+    edges = np.stack([triangles, np.roll(triangles, -1, 1)], -1)  # (T, 3, 2): edge k is (v_k, v_k+1)
+    flat = np.sort(edges.reshape(-1, 2), 1)
+    _, inverse, count = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
+    single = (count[inverse.ravel()] == 1).reshape(-1, 3) & margin[edges].all(-1)
+    return (single * [1, 2, 4]).sum(1).astype(np.uint8)
+
+
+def _seam(opening: object, local: dict[int, int], head: FittedHead, body: BodyModel) -> Seam:
+    upper, lower = opening.upper, opening.lower  # type: ignore[attr-defined]
+    name: str = opening.name  # type: ignore[attr-defined]
+    rest = body.vertices.astype(np.float64)
+    face_ids = np.array(sorted(local, key=local.__getitem__))
+    sigma = 0.005 if name == "mouth" else 0.0045
+    everything = np.concatenate([upper.vertices, lower.vertices])
+    away = np.sqrt(((rest[face_ids][:, None] - rest[everything][None]) ** 2).sum(-1)).min(1)
+    near = face_ids[away < 3.0 * sigma]
+    # the two sides must not drag each other: a vertex follows the margin on its own side, told by the opening movement
+    open_unit = "jawOpen" if name == "mouth" else f"eyeBlink{name.removeprefix('eye')}"
+    move = body.units[ARKIT.index(open_unit)][:, 1]
+    split = 0.5 * (move[upper.vertices[2:-2]].mean() + move[lower.vertices[2:-2]].mean())
+    upper_moves_more = abs(move[upper.vertices[2:-2]].mean()) > abs(move[lower.vertices[2:-2]].mean())
+    is_upper = (np.abs(move[near]) > abs(split)) == upper_moves_more
+    middle = (rest[upper.vertices][:, 1].mean() + rest[lower.vertices][:, 1].mean()) / 2
+    is_upper = np.where(np.abs(rest[near][:, 1] - middle) > 0.004, rest[near][:, 1] > middle, is_upper)
+    is_upper[np.isin(near, upper.vertices)] = True
+    is_upper[np.isin(near, lower.vertices)] = False
+
+    def weights(chain: Chain, side: npt.NDArray[np.bool_]) -> FloatArray:
+        d = np.sqrt(((rest[near][:, None] - rest[chain.vertices][None]) ** 2).sum(-1))
+        w = np.exp(-((d - d.min(1, keepdims=True)) / 0.0015))
+        w /= w.sum(1, keepdims=True)
+        fall = np.exp(-((d.min(1) / sigma) ** 2))
+        out = w * (fall * side)[:, None]
+        for k, vertex in enumerate(chain.vertices):  # a margin vertex takes exactly its own correction
+            row = np.nonzero(near == vertex)[0]
+            out[row] = 0
+            out[row, k] = 1
+        return out.astype(np.float32)
+
+    ids = np.array([local[int(v)] for v in near], np.int32)
+    return Seam(
+        name,
+        np.array([local[int(v)] for v in upper.vertices], np.int32),
+        np.array([local[int(v)] for v in lower.vertices], np.int32),
+        upper.parameter,
+        lower.parameter,
+        ids,
+        weights(upper, is_upper),
+        weights(lower, ~is_upper),
+        0.5 if name == "mouth" else 0.85,
+    )
+
+
+def margins_gap(seam: Seam, points: Float64) -> tuple[Float64, Float64]:
+    """The other margin's position minus one's own at equal arc length, for upper (n, 3) and lower (m, 3)."""
+    upper, lower = points[seam.upper], points[seam.lower]
+    to_lower = np.stack([np.interp(seam.parameter_upper, seam.parameter_lower, lower[:, k]) for k in range(3)], 1) - upper
+    to_upper = np.stack([np.interp(seam.parameter_lower, seam.parameter_upper, upper[:, k]) for k in range(3)], 1) - lower
+    return to_lower, to_upper
+
+
+def _close_openings(units: Float64, world: Float64, seams: tuple[Seam, ...], fit: Fit, head: FittedHead) -> FloatArray:
+    """Correct the units in place so that a blink shuts this person's eyes and rest shuts this person's lips; return the rest coefficients."""
+    rest = np.zeros(52)
+    for name in SEAL:
+        rest[ARKIT.index(name)] = -fit.expression[ARKIT.index(name)]
+    for name in SOFTEN:
+        rest[ARKIT.index(name)] = -0.5 * fit.expression[ARKIT.index(name)]
+    for seam in seams:
+        if seam.name == "mouth":
+            if np.abs(rest).sum() < 0.05:
+                rest[ARKIT.index("jawOpen")] = -0.02
+            posed = world + np.tensordot(rest, units, 1)
+        else:
+            k = ARKIT.index(f"eyeBlink{seam.name.removeprefix('eye')}")
+            posed = world + units[k]
+        to_lower, to_upper = margins_gap(seam, posed)
+        move = np.zeros_like(world)
+        if seam.name != "mouth":
+            # lids meet on the lower lid's line, a little overlapped so that no sliver shows
+            move[seam.near] = seam.spread_upper @ (to_lower - 0.0004 * head.up)
+            units[k] += move
+        else:
+            move[seam.near] = seam.spread_upper @ (0.5 * to_lower) + seam.spread_lower @ (0.5 * to_upper)
+            strength = np.array([rest[ARKIT.index(name)] for name in SEAL])
+            if (strength**2).sum() > 1e-3:
+                for name, value in zip(SEAL, strength, strict=True):
+                    units[ARKIT.index(name)] += move * value / (strength**2).sum()
+    return rest.astype(np.float32)
+
+
+def _lip_triangles(face: IntArray, face_ids: IntArray, body: BodyModel) -> npt.NDArray[np.bool_]:
+    from visavis.engine.body.fit import LIPS_OUTER
+
+    marks = body.at_landmarks(body.vertices)
+    outer = (marks[list(LIPS_OUTER), :2] * 1000).astype(np.float32)
+    centroid = body.vertices[face_ids][face].mean(1)
+    inside = [
+        abs(x) < 0.05 and -0.1 < y < -0.03 and cv2.pointPolygonTest(outer, (float(x) * 1000, float(y) * 1000), False) >= 0
+        for x, y, _ in centroid
+    ]
+    return np.array(inside)
