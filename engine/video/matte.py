@@ -1,0 +1,378 @@
+"""The person cut out of a photo: a soft matte, colours free of background, and the background filled behind.
+
+1. Coarse mask: MediaPipe's selfie segmentation on the whole photo and on the head.
+2. Alpha in a band around its edge: closed-form matting (Levin, Lischinski, Weiss, "A Closed-Form Solution to
+   Natural Image Matting", 2008; applied with box filters as in He, Sun, Tang, "Fast Matting Using Large
+   Kernel Matting Laplacian Matrices", 2010), with a data term from nearby foreground and background colours
+   (Wang, Cohen, "Optimized Color Sampling for Robust Matting", 2007), solved by conjugate gradients.
+3. Foreground colours: Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", 2020.
+4. Plate: the background mirrored at the silhouette, passing into a smooth fill further in.
+
+Images are RGB uint8 (H, W, 3), mattes float32 (H, W) 0..1.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset8
+from openvino.frontend import ConversionExtension
+
+from visavis.engine.body.detect import BodyPose, Face
+from visavis.engine.body.detect_geometry import Region
+from visavis.engine.body.detect_networks import WEIGHTS, Network
+
+FloatArray = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+
+WORKING_SIDE = 640
+"""The matte is solved with the photo's longer side reduced to this, then carried up by local linear
+models."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """A photo in two layers: `foreground` (H, W, 3) colours without background, `alpha` (H, W) uint8
+    straight, `plate` (H, W, 3) the background filled behind the person."""
+
+    foreground: Image
+    alpha: Image
+    plate: Image
+
+    def composite(self) -> Image:
+        """The layers put together again: (H, W, 3)."""
+        a = self.alpha[..., None].astype(np.float32) / 255
+        return np.round(self.foreground * a + self.plate * (1 - a)).astype(np.uint8)
+
+
+# --- 1. coarse mask
+# -------------------------------------------------------------------------------------------
+
+
+def _transposed_convolution(node: Any) -> list[Any]:
+    """MediaPipe's Convolution2DTransposeBias: kernel and stride 2, channels last, weights (out, h, w, in)."""
+    x, weights, bias = (node.get_input(k) for k in range(3))
+    y = opset8.convolution_backprop_data(
+        opset8.transpose(x, [0, 3, 1, 2]), opset8.transpose(weights, [3, 0, 1, 2]), [2, 2],
+        auto_pad="same_upper"
+    )
+    return [opset8.add(opset8.transpose(y, [0, 2, 3, 1]), bias).output(0)]
+
+
+@functools.cache
+def _selfie_network() -> Network:
+    core = ov.Core()
+    core.add_extension(ConversionExtension("Convolution2DTransposeBias", _transposed_convolution))
+    return Network(core.read_model(WEIGHTS / "selfie_segmentation.tflite"))
+
+
+def _segment(rgb: Image, region: Region) -> FloatArray:
+    """The network's person probability in a region, laid into the whole image; 0 outside the region."""
+    picture = region.crop(rgb, 256, cv2.BORDER_REPLICATE).astype(np.float32) / 255
+    h, w = rgb.shape[:2]
+    return region.paste(_selfie_network()(picture[None])[0][0, :, :, 0], h, w)
+
+
+def coarse_mask(rgb: Image, face: Face, pose: BodyPose | None = None) -> FloatArray:
+    """Probability (H, W) that a pixel belongs to the person of `face`: whole photo and head seen separately.
+
+    Other people and objects that do not touch the person are left out; the face itself is always in.
+    """
+    h, w = rgb.shape[:2]
+    whole = _segment(rgb, Region(w / 2, h / 2, float(max(h, w))))
+    x, y = (float(v) for v in face.landmarks[:468, :2].mean(0))
+    size = face.size
+    mask = whole
+    if size * 2.6 < 0.9 * max(h, w):
+        # The head alone is seen at a higher resolution; trusted in its middle only, where there is context.
+        region = Region(x, y - 0.1 * size, size * 2.6)
+        weight = np.zeros((64, 64), np.float32)
+        weight[12:44, 10:54] = 1
+        blend = region.paste(cv2.GaussianBlur(weight, (0, 0), 4), h, w)
+        mask = whole + (_segment(rgb, region) - whole) * blend
+    hull = cv2.convexHull(face.landmarks[:468, :2].astype(np.int32))
+    inside = cv2.fillConvexPoly(np.zeros((h, w), np.uint8), hull, 1).astype(bool)
+    if mask[inside].mean() < 0.5 and pose is not None and pose.mask is not None:
+        mask = pose.mask.copy()  # the network did not see this person
+    mask[inside] = np.maximum(mask[inside], 1.0)
+    _, labels = cv2.connectedComponents((mask > 0.3).astype(np.uint8))
+    other = (labels > 0) & (labels != labels[inside][0])
+    mask[cv2.dilate(other.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)] = 0
+    return _fill_holes(mask)
+
+
+def _fill_holes(mask: FloatArray) -> FloatArray:
+    """Holes that do not touch the image's border and are small against the person are closed."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((mask < 0.5).astype(np.uint8))
+    for k in range(1, len(stats)):
+        x, y, w, h, area = stats[k]
+        at_border = x == 0 or y == 0 or x + w == mask.shape[1] or y + h == mask.shape[0]
+        if not at_border and area < 0.01 * (mask > 0.5).sum():
+            mask[labels == k] = 1
+    return mask
+
+
+# --- 2. alpha
+# -------------------------------------------------------------------------------------------------
+
+
+def _box(x: FloatArray, r: int) -> FloatArray:
+    return np.asarray(cv2.boxFilter(x, -1, (2 * r + 1, 2 * r + 1), borderType=cv2.BORDER_REFLECT), np.float32)
+
+
+class _LocalLinear:
+    """Windows of (2r+1)^2 pixels in each of which a plane is taken to be linear in the colours of `image`
+    (H, W, 3) float 0..1: the matting Laplacian without its matrix."""
+
+    def __init__(self, image: FloatArray, r: int, epsilon: float) -> None:
+        self.image, self.r = image, r
+        self.mean = _box(image, r)
+        i, j = np.triu_indices(3)
+        products = _box(image[..., i] * image[..., j], r) - self.mean[..., i] * self.mean[..., j]
+        a, b, c, d, e, f = np.moveaxis(products.astype(np.float64), -1, 0)
+        a, d, f = a + epsilon, d + epsilon, f + epsilon
+        # Inverse of the symmetric covariance [[a, b, c], [b, d, e], [c, e, f]].
+        inverse = np.stack([d * f - e * e, c * e - b * f, b * e - c * d, a * f - c * c, b * c - a * e, a * d -
+        b * b]) self.inverse = (inverse / (a * inverse[0] + b * inverse[1] + c *
+        inverse[2])).astype(np.float32)
+
+    def fit(self, p: FloatArray) -> FloatArray:
+        """(H, W, 4): per window, gradient to the three colours and offset of plane `p` (H, W)."""
+        means = _box(np.dstack([self.image * p[..., None], p]), self.r)
+        u, v, w = np.moveaxis(means[..., :3] - self.mean * means[..., 3:], -1, 0)
+        a, b, c, d, e, f = self.inverse
+        out = np.empty((*p.shape, 4), np.float32)
+        out[..., 0] = a * u + b * v + c * w
+        out[..., 1] = b * u + d * v + e * w
+        out[..., 2] = c * u + e * v + f * w
+        out[..., 3] = means[..., 3] - np.einsum("ijk,ijk->ij", out[..., :3], self.mean)
+        return out
+
+    def laplacian(self, p: FloatArray) -> FloatArray:
+        """The matting Laplacian applied to `p`, divided by the number of pixels in a window."""
+        model = _box(self.fit(p), self.r)
+        return p - np.einsum("ijk,ijk->ij", model[..., :3], self.image) - model[..., 3]
+
+
+def _solve(
+    model: _LocalLinear, start: FloatArray, target: FloatArray, weight: FloatArray, free:
+    npt.NDArray[np.bool_]
+) -> FloatArray:
+    """Minimise p' L p + sum weight (p - target)^2 over the `free` pixels by conjugate gradients; others keep
+    `start`."""
+    x = start.copy()
+    gate = free.astype(np.float32)
+    residual = gate * (weight * (target - x) - model.laplacian(x))
+    scale = 1 / (weight + 0.3)  # diagonal of the Laplacian is about 0.3 where the image has texture
+    z = residual * scale
+    direction, rho = z.copy(), float(np.vdot(residual, z))
+    first = rho
+    for _ in range(80):
+        if rho <= 1e-5 * first or rho < 1e-12:
+            break
+        q = gate * (model.laplacian(direction) + weight * direction)
+        step = rho / float(np.vdot(direction, q))
+        x += step * direction
+        residual -= step * q
+        z = residual * scale
+        rho, before = float(np.vdot(residual, z)), rho
+        direction = z + (rho / before) * direction
+    return x
+
+
+def push_pull(image: FloatArray, weight: FloatArray) -> FloatArray:
+    """`image` (H, W, C) where `weight` (H, W) is 1, smoothly continued where it is 0 (Gortler et al., "The
+    Lumigraph", 1996)."""
+    h, w = weight.shape
+    if min(h, w) <= 1 or weight.min() >= 1:
+        total = max(float(weight.sum()), 1e-6)
+        mean = (image * weight[..., None]).sum((0, 1)) / total
+        return image * weight[..., None] + mean * (1 - weight[..., None])
+    half = ((w + 1) // 2, (h + 1) // 2)
+    small_weight = cv2.resize(weight, half, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image * weight[..., None], half, interpolation=cv2.INTER_AREA)
+    small = small.reshape(*small_weight.shape, -1) / np.maximum(small_weight, 1e-6)[..., None]
+    coarse = push_pull(small, np.minimum(small_weight * 4, 1))
+    coarse = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR).reshape(image.shape)
+    return np.asarray(image * weight[..., None] + coarse * (1 - weight[..., None]), np.float32)
+
+
+def person_matte(rgb: Image, face: Face, pose: BodyPose | None = None) -> FloatArray:
+    """Soft alpha (H, W) 0..1 of the person of `face`, hair included."""
+    h, w = rgb.shape[:2]
+    mask = coarse_mask(rgb, face, pose)
+    scale = min(1.0, WORKING_SIDE / max(h, w))
+    size = (max(1, round(w * scale)), max(1, round(h * scale)))
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    coarse = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+    landmarks = face.landmarks[:468, :2] * scale
+    alpha, model = _alpha(small, coarse, landmarks)
+    if scale < 1:
+        # Colours of the full photo through the local linear models of the reduced one (He and Sun, "Fast
+        # Guided Filter", 2015).
+        lines = cv2.resize(_box(model.fit(alpha), model.r), (w, h), interpolation=cv2.INTER_LINEAR)
+        full = rgb.astype(np.float32) / 255
+        fine = np.einsum("ijk,ijk->ij", lines[..., :3], full) + lines[..., 3]
+        rough = cv2.resize(alpha, (w, h), interpolation=cv2.INTER_LINEAR)
+        band = (rough > 0.01) & (rough < 0.99)
+        alpha = np.where(band, fine, rough).astype(np.float32)
+    # The last percent on either side is noise of the solution: make it exact.
+    return np.clip((alpha - 0.02) / 0.96, 0, 1).astype(np.float32)
+
+
+def _alpha(image: FloatArray, mask: FloatArray, landmarks: FloatArray) -> tuple[FloatArray, _LocalLinear]:
+    size = float(np.ptp(landmarks, axis=0).max())
+    sure_in, sure_out = _trimap(mask, landmarks, size)
+    free = ~(sure_in | sure_out)
+    model = _LocalLinear(image, 1, 2e-5)
+    f = push_pull(image, sure_in.astype(np.float32))
+    b = push_pull(image, sure_out.astype(np.float32))
+    # Alpha by projection on the line between nearby foreground and background colours; believed as far as the
+    # two differ and the pixel lies on that line.
+    d = f - b
+    contrast = (d**2).sum(-1)
+    projected = np.clip(((image - b) * d).sum(-1) / np.maximum(contrast, 1e-4), 0, 1)
+    miss = ((image - b - projected[..., None] * d) ** 2).sum(-1)
+    belief = contrast / (contrast + 0.02) * np.exp(-miss / 0.01)
+    weight = (0.03 * belief + 0.003).astype(np.float32)
+    target = ((0.03 * belief * projected + 0.003 * mask) / weight).astype(np.float32)
+    start = np.where(sure_in, 1, np.where(sure_out, 0, target)).astype(np.float32)
+    alpha = np.clip(_solve(model, start, target, weight, free), 0, 1)
+    return alpha, model
+
+
+def _trimap(
+    mask: FloatArray, landmarks: FloatArray, size: float
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Pixels that are surely the person's, surely not: a band around the mask's edge is left open, wide where
+    hair may be, narrow at clothes."""
+    inner = cv2.distanceTransform((mask > 0.6).astype(np.uint8), cv2.DIST_L2, 5)
+    outer = cv2.distanceTransform((mask < 0.3).astype(np.uint8), cv2.DIST_L2, 5)
+    h, w = mask.shape
+    x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+    cx, cy = landmarks.mean(0)
+    chin = landmarks[:, 1].max()
+    # 1 around the head, falling to 0 below the chin.
+    hair = np.clip(1.5 - np.hypot(x - cx, y - cy) / (1.2 * size), 0, 1)
+    hair *= np.clip(1 - (y - chin) / (0.5 * size), 0, 1)
+    wide_out, wide_in = 2 + size * (0.02 + 0.07 * hair), 2 + size * (0.015 + 0.05 * hair)
+    sure_in = inner > wide_in
+    hull = cv2.convexHull(landmarks.astype(np.int32))
+    face = cv2.fillConvexPoly(np.zeros((h, w), np.uint8), hull, 1)
+    sure_in |= cv2.erode(face, np.ones((3, 3), np.uint8), iterations=max(1, int(size * 0.03))).astype(bool)
+    return sure_in, (outer > wide_out) & ~sure_in
+
+
+# --- 3. and 4. layers
+# -----------------------------------------------------------------------------------------
+
+
+def estimate_foreground(image: FloatArray, alpha: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Foreground and background colours (H, W, 3) with image = alpha F + (1 - alpha) B, smooth where alpha is
+    not.
+
+    Multi-level: solved from the coarsest level up, each starting from the one before, by Jacobi steps on the
+    2x2 systems of each pixel.
+    """
+    h, w = alpha.shape
+    levels = int(np.ceil(np.log2(max(h, w))))
+    f = b = np.zeros((1, 1, 3), np.float32)
+    for level in range(levels + 1):
+        lw, lh = max(1, round(w ** (level / levels))), max(1, round(h ** (level / levels)))
+        i = cv2.resize(image, (lw, lh), interpolation=cv2.INTER_AREA).reshape(lh, lw, 3)
+        a = cv2.resize(alpha, (lw, lh), interpolation=cv2.INTER_AREA).reshape(lh, lw)
+        f = cv2.resize(f, (lw, lh), interpolation=cv2.INTER_NEAREST).reshape(lh, lw, 3)
+        b = cv2.resize(b, (lw, lh), interpolation=cv2.INTER_NEAREST).reshape(lh, lw, 3)
+        steps = 10 if max(lh, lw) <= 32 else 3
+        for _ in range(steps):
+            f, b = _foreground_step(i, a, f, b)
+    return f, b
+
+
+def _foreground_step(
+    image: FloatArray, alpha: FloatArray, f: FloatArray, b: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    padded_a = np.pad(alpha, 1, mode="edge")
+    fb = np.pad(np.concatenate([f, b], -1), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    h, w = alpha.shape
+    total = np.zeros((h, w), np.float32)
+    near = np.zeros((h, w, 6), np.float32)
+    for dy, dx in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        weight = 1e-5 + np.abs(alpha - padded_a[dy : dy + h, dx : dx + w])
+        total += weight
+        near += weight[..., None] * fb[dy : dy + h, dx : dx + w]
+    a, c = alpha[..., None], 1 - alpha[..., None]
+    t = total[..., None]
+    mean_f, mean_b = near[..., :3] / t, near[..., 3:] / t
+    # Minimiser of (a F + c B - I)^2 + t |F - mean_f|^2 + t |B - mean_b|^2: a step along (a, c) from the
+    # means.
+    error = (image - a * mean_f - c * mean_b) / (t + a * a + c * c)
+    return np.clip(mean_f + a * error, 0, 1), np.clip(mean_b + c * error, 0, 1)
+
+
+def split_layers(rgb: Image, alpha: FloatArray) -> Layers:
+    """Foreground colours, alpha and background plate of a photo; together they give the photo back.
+
+    What the layers cannot explain together (clipped colours in the band) goes to the plate.
+    """
+    image = rgb.astype(np.float32) / 255
+    alpha8 = np.round(np.clip(alpha, 0, 1) * 255).astype(np.uint8)
+    a = alpha8.astype(np.float32) / 255
+    smooth, _ = estimate_foreground(image, a)
+    plate = fill_background(image, a)
+    a3 = a[..., None]
+    # Exact given the plate, but noise where alpha is small: there the smooth estimate takes over.
+    exact = np.clip((image - (1 - a3) * plate) / np.maximum(a3, 1e-3), 0, 1)
+    trust = a3 / (a3 + 0.1)
+    foreground = np.where(a3 >= 1, image, trust * exact + (1 - trust) * smooth)
+    foreground8 = np.round(np.clip(foreground, 0, 1) * 255)
+    missing = image - a3 * foreground8 / 255 - (1 - a3) * plate
+    plate = plate + np.where(a3 < 0.9, missing / np.maximum(1 - a3, 0.1), 0)
+    plate8 = np.round(np.clip(plate, 0, 1) * 255).astype(np.uint8)
+    return Layers(foreground8.astype(np.uint8), alpha8, plate8)
+
+
+def fill_background(image: FloatArray, alpha: FloatArray) -> FloatArray:
+    """The background (H, W, 3) float, continued behind the person.
+
+    Close to the silhouette the background is mirrored at it, which keeps texture and grain; further in it
+    passes into a smooth continuation. Colours are taken only from where no hair or shadow of the person can
+    be.
+    """
+    h, w = alpha.shape
+    margin = max(2, round(0.006 * max(h, w)))
+    touched = cv2.dilate((alpha > 0.02).astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8))
+    safe = (touched == 0).astype(np.float32)
+    if not safe.any():
+        return image.copy()
+    smooth = push_pull(image, safe)
+    smooth = cv2.GaussianBlur(smooth, (0, 0), 0.01 * max(h, w))
+    depth, labels = cv2.distanceTransformWithLabels(
+        touched, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+    at = np.zeros(int(labels.max()) + 1, np.int64)
+    outside = touched == 0
+    at[labels[outside]] = np.flatnonzero(outside.ravel())
+    nearest = at[labels]
+    # Mirror point; the field is smoothed with growing depth so that it does not break along the silhouette's
+    # axes.
+    field = np.dstack([nearest % w - x, nearest // w - y]).astype(np.float32)
+    soft = cv2.GaussianBlur(field, (0, 0), 0.01 * max(h, w))
+    blend = np.clip(depth / (0.03 * max(h, w)), 0, 1)[..., None]
+    field = field * (1 - blend) + soft * blend
+    map_x, map_y = x + 2 * field[..., 0], y + 2 * field[..., 1]
+    mirrored = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    valid = cv2.remap(safe, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    valid = np.clip(valid * 2 - 1, 0, 1) * np.clip(1.5 - depth / (0.06 * max(h, w)), 0, 1)
+    filled = smooth + valid[..., None] * (mirrored - smooth)
+    # From photo to fill within the margin, where the matte says that there is no person.
+    keep = np.where(alpha > 0, 0, np.clip(1 - depth / margin, 0, 1)).astype(np.float32)
+    keep = np.minimum(keep, cv2.GaussianBlur(keep, (0, 0), 1))[..., None]
+    return np.asarray(filled + (image - filled) * keep, np.float32)
