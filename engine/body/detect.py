@@ -143,8 +143,8 @@ def _face_boxes(found: Candidates) -> list[FaceBox]:
 
 class FaceDetector:
     """Finds faces of any size: BlazeFace short range on the whole picture and on a reduced one (close-ups
-    that leave the frame), full range on the whole and on overlapping tiles of halving size (small faces in large
-    pictures). Faces under about a third of the largest one's size are not sought."""
+    that leave the frame), full range on the whole and on overlapping tiles of halving size (small faces in
+    large pictures). Faces under about a third of the largest one's size are not sought."""
 
     TILE = 640
     """Tiles are halved until they are at most this large: a face of 96 px is then at least 29 px large in the

@@ -23,7 +23,6 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset8
 from openvino.frontend import ConversionExtension
-
 from visavis.engine.body.detect import BodyPose, Face
 from visavis.engine.body.detect_geometry import Region
 from visavis.engine.body.detect_networks import WEIGHTS, Network
@@ -59,8 +58,10 @@ def _transposed_convolution(node: Any) -> list[Any]:
     """MediaPipe's Convolution2DTransposeBias: kernel and stride 2, channels last, weights (out, h, w, in)."""
     x, weights, bias = (node.get_input(k) for k in range(3))
     y = opset8.convolution_backprop_data(
-        opset8.transpose(x, [0, 3, 1, 2]), opset8.transpose(weights, [3, 0, 1, 2]), [2, 2],
-        auto_pad="same_upper"
+        opset8.transpose(x, [0, 3, 1, 2]),
+        opset8.transpose(weights, [3, 0, 1, 2]),
+        [2, 2],
+        auto_pad="same_upper",
     )
     return [opset8.add(opset8.transpose(y, [0, 2, 3, 1]), bias).output(0)]
 
@@ -138,9 +139,9 @@ class _LocalLinear:
         a, b, c, d, e, f = np.moveaxis(products.astype(np.float64), -1, 0)
         a, d, f = a + epsilon, d + epsilon, f + epsilon
         # Inverse of the symmetric covariance [[a, b, c], [b, d, e], [c, e, f]].
-        inverse = np.stack([d * f - e * e, c * e - b * f, b * e - c * d, a * f - c * c, b * c - a * e, a * d -
-        b * b]) self.inverse = (inverse / (a * inverse[0] + b * inverse[1] + c *
-        inverse[2])).astype(np.float32)
+        minors = [d * f - e * e, c * e - b * f, b * e - c * d, a * f - c * c, b * c - a * e, a * d - b * b]
+        determinant = a * minors[0] + b * minors[1] + c * minors[2]
+        self.inverse = (np.stack(minors) / determinant).astype(np.float32)
 
     def fit(self, p: FloatArray) -> FloatArray:
         """(H, W, 4): per window, gradient to the three colours and offset of plane `p` (H, W)."""
@@ -161,8 +162,11 @@ class _LocalLinear:
 
 
 def _solve(
-    model: _LocalLinear, start: FloatArray, target: FloatArray, weight: FloatArray, free:
-    npt.NDArray[np.bool_]
+    model: _LocalLinear,
+    start: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    free: npt.NDArray[np.bool_],
 ) -> FloatArray:
     """Minimise p' L p + sum weight (p - target)^2 over the `free` pixels by conjugate gradients; others keep
     `start`."""
@@ -231,20 +235,73 @@ def _alpha(image: FloatArray, mask: FloatArray, landmarks: FloatArray) -> tuple[
     sure_in, sure_out = _trimap(mask, landmarks, size)
     free = ~(sure_in | sure_out)
     model = _LocalLinear(image, 1, 2e-5)
-    f = push_pull(image, sure_in.astype(np.float32))
-    b = push_pull(image, sure_out.astype(np.float32))
-    # Alpha by projection on the line between nearby foreground and background colours; believed as far as the
-    # two differ and the pixel lies on that line.
-    d = f - b
-    contrast = (d**2).sum(-1)
-    projected = np.clip(((image - b) * d).sum(-1) / np.maximum(contrast, 1e-4), 0, 1)
-    miss = ((image - b - projected[..., None] * d) ** 2).sum(-1)
-    belief = contrast / (contrast + 0.02) * np.exp(-miss / 0.01)
-    weight = (0.03 * belief + 0.003).astype(np.float32)
-    target = ((0.03 * belief * projected + 0.003 * mask) / weight).astype(np.float32)
+    target, weight = _data_term(image, mask, sure_in, sure_out)
     start = np.where(sure_in, 1, np.where(sure_out, 0, target)).astype(np.float32)
-    alpha = np.clip(_solve(model, start, target, weight, free), 0, 1)
-    return alpha, model
+    return np.clip(_solve(model, start, target, weight, free), 0, 1), model
+
+
+def _data_term(
+    image: FloatArray, mask: FloatArray, sure_in: npt.NDArray[np.bool_], sure_out: npt.NDArray[np.bool_]
+) -> tuple[FloatArray, FloatArray]:
+    """What alpha should be by colour alone, and how far that is to be believed: (H, W) each.
+
+    Each open pixel is explained as a mixture of one of several nearby foreground and one of several nearby
+    background colours; the pair counts that explains it best and contradicts the coarse mask least.
+    """
+    rows, columns = np.nonzero(~(sure_in | sure_out))
+    pixel, prior = image[rows, columns], mask[rows, columns]
+    reach = max(2, round(0.02 * max(mask.shape)))
+    fronts = _samples(image, sure_in, rows, columns, reach)
+    backs = _samples(image, sure_out, rows, columns, reach)
+    best = np.full(len(rows), np.inf, np.float32)
+    alpha, miss, contrast = np.zeros_like(best), np.zeros_like(best), np.zeros_like(best)
+    for b in backs:
+        from_b = pixel - b
+        for f in fronts:
+            d = f - b
+            square = (d * d).sum(-1) + 1e-4
+            mix = np.clip((from_b * d).sum(-1) / square, 0, 1)
+            error = ((from_b - mix[:, None] * d) ** 2).sum(-1)
+            cost = error / 0.002 + 1.0 * (mix - prior) ** 2
+            better = cost < best
+            best[better], alpha[better] = cost[better], mix[better]
+            miss[better], contrast[better] = error[better], square[better]
+    # A colour that no mixture explains and that no background nearby has is something worn: foreground.
+    spread = np.stack(backs).std(0).sum(-1)
+    distance = np.sqrt(np.min([((pixel - b) ** 2).sum(-1) for b in backs], axis=0))
+    strange = np.clip(np.sqrt(miss) / 0.1 - 0.5, 0, 1) * np.clip(distance / (3 * spread + 0.05) - 1, 0, 1)
+    belief = np.maximum(contrast / (contrast + 0.02) * np.exp(-miss / 0.005), strange)
+    alpha = alpha + strange * (1 - alpha)
+    weight, target = np.zeros_like(mask), mask.copy()
+    total = 0.03 * belief + 0.003
+    weight[rows, columns] = total
+    target[rows, columns] = (0.03 * belief * alpha + 0.003 * prior) / total
+    return target, weight
+
+
+def _samples(
+    image: FloatArray,
+    sure: npt.NDArray[np.bool_],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+    reach: int,
+) -> list[FloatArray]:
+    """Six colours (N, 3) for each of N pixels out of the `sure` region: the smooth continuation of its
+    colours, the nearest one, and the nearest ones to four points `reach` pixels around."""
+    smooth = push_pull(image, sure.astype(np.float32))
+    _, labels = cv2.distanceTransformWithLabels(
+        (~sure).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    flat = cv2.GaussianBlur(image, (0, 0), 0.7).reshape(-1, 3)
+    inside = np.flatnonzero(sure.ravel())
+    at = np.zeros(int(labels.max()) + 1, np.int64)
+    at[labels.ravel()[inside]] = inside
+    out = [smooth[rows, columns]]
+    h, w = sure.shape
+    for dy, dx in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+        y, x = np.clip(rows + dy * reach, 0, h - 1), np.clip(columns + dx * reach, 0, w - 1)
+        out.append(flat[at[labels[y, x]]])
+    return out
 
 
 def _trimap(
