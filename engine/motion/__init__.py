@@ -1,1 +1,1 @@
-"""Stage 1: speech to motion."""
+"""Stage 1: speech becomes motion."""

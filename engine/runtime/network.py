@@ -1,0 +1,86 @@
+"""Networks from ONNX files on the CPU, by OpenVINO.
+
+A file is compiled once a process and thread count; every `load` gives its own request, so two sessions never share buffers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from visavis.engine.errors import VisavisError
+
+Array = npt.NDArray[Any]
+
+
+class NetworkError(VisavisError):
+    """A network file that is missing or cannot be read."""
+
+    code = "network"
+
+
+class Network(Protocol):
+    """A network: named arrays in, named arrays out."""
+
+    inputs: dict[str, tuple[int, ...]]
+    """Name and shape of each input; -1 where the length is free."""
+    outputs: dict[str, tuple[int, ...]]
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once. The arrays returned are the caller's own."""
+        ...
+
+
+_lock = threading.Lock()
+
+
+@lru_cache(maxsize=32)
+def _compile(path: str, modified: int, threads: int) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    return core.compile_model(core.read_model(path), "CPU", options)
+
+
+def _shapes(ports: list[Any]) -> dict[str, tuple[int, ...]]:
+    return {
+        port.get_any_name(): tuple(-1 if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
+        for port in ports
+    }
+
+
+class OpenVinoNetwork:
+    """A request of a compiled model. Not for two threads at once."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.inputs = _shapes(compiled.inputs)
+        self.outputs = _shapes(compiled.outputs)
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        self._request.infer(dict(inputs), share_inputs=True)
+        return {name: np.array(self._request.get_tensor(name).data) for name in self.outputs}
+
+
+def load(path: str | Path, threads: int = 1) -> Network:
+    """Make the network of an ONNX file ready to run on `threads` CPU threads.
+
+    Raises NetworkError when the file is missing or is no network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NetworkError(f"no network file at {path}: the installation is incomplete, or train and export it first")
+    with _lock:
+        try:
+            compiled = _compile(str(path), path.stat().st_mtime_ns, threads)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise NetworkError(f"{path} cannot be run as a network: {reason}") from None
+    return OpenVinoNetwork(compiled)
