@@ -1,1 +1,14 @@
-"""visavis.kernels: CUDA kernels, their CPU twins and the thin Python face over both."""
+"""visavis.kernels: the native kernels (rasteriser, pose, colour) and the thin Python face over them.
+
+Everything here takes and gives numpy arrays, checks shapes and types (`ValueError`), and releases the GIL
+while it works.
+"""
+
+from __future__ import annotations
+
+from .color import blend, rgb_to_i420
+from .library import available_isas, isa, use_isa
+from .pose import PoseRig
+from .raster import Mesh, Target
+
+__all__ = ["Mesh", "PoseRig", "Target", "available_isas", "blend", "isa", "rgb_to_i420", "use_isa"]

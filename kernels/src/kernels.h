@@ -1,0 +1,87 @@
+// What the library keeps between calls, and the table of functions that each instruction set fills.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+namespace visavis {
+
+constexpr int kPad = 2;          // replicated texels around a texture: a 4x4 fetch never leaves it
+constexpr int kRowPad = 16;      // spare pixels at the end of a row of the group buffers: 8-pixel spans may overrun
+constexpr int kSubpixel = 256;   // fixed-point steps a pixel
+constexpr float kGuard = 16384;  // vertices further off (pixels) are not drawn
+
+struct Mesh {
+  int n_triangles, n_vertices, tex_width, tex_height, tex_stride;  // stride in bytes, of the padded texture
+  float uv_margin;
+  bool any_edge_flag, has_rest_depth;
+  std::vector<int32_t> triangles;     // (T, 3)
+  std::vector<uint8_t> part, edges;   // (T,)
+  std::vector<float> uv, attr;        // (V, 2), (V, 3)
+  std::vector<float> rest_depth;      // (V,) or empty
+  std::vector<float> shade;           // (V,) or empty
+  std::vector<uint8_t> texture;       // premultiplied RGBA, (Ht + 2 kPad, Wt + 2 kPad, 4)
+};
+
+// One depth layer of the group that is being drawn, a plane a quantity. depth is 1/z; 0 = nothing here.
+struct Layer {
+  float* depth;
+  uint32_t* color;  // premultiplied RGBA, R in the lowest byte
+  uint8_t* part;
+  uint8_t* ramp;    // 1: colour comes from outside a boundary edge (only read where alpha < 255)
+  float* attr[3];
+};
+
+// A vertex as the set-up of a triangle wants it: eight quantities to interpolate and the weight of each.
+struct alignas(32) VertexRecord {
+  float value[8];   // u, v, q, 1/z, attr 0..2, brightness; q is the denominator of u and v
+  float weight[8];  // q, q, 1, 1, 1/z (perspective) or 1 (not) three times, 1
+};
+
+struct Job {
+  const Mesh* mesh;
+  const float* vertices;  // (V, 3) x, y in pixels, depth
+  const int32_t* fixed;   // (V, 2) x, y in 1/256 pixel; x = INT32_MIN marks a vertex that cannot be drawn
+  const VertexRecord* records;
+  bool perspective, bicubic, cull, shaded;
+  int width, height, stride;  // stride of the layers in pixels
+  Layer front, back;
+  int16_t* dirty;      // (H, 2) first and one past the last column that this group touched in a row
+  uint8_t* rgb;        // (H, W, 3)
+  uint8_t* coverage;   // (H, W)
+  uint8_t* part;       // (H, W)
+  float* position;     // (H, W, 3)
+};
+
+struct PoseRig {
+  int n_vertices, n_shapes, n_joints, n_blocks;  // blocks of 16 vertices, planes x, y, z inside a block
+  bool half;                                     // shape deltas stored as float16
+  std::vector<float> rest;                       // (blocks, 3, 16)
+  std::vector<float> weights;                    // (blocks, joints, 16)
+  std::vector<uint64_t> joint_mask;              // (blocks,) bit j: some vertex of the block follows joint j (j < 64)
+  std::vector<int32_t> first;                    // (blocks + 1,) into entries
+  std::vector<int32_t> shape;                    // (entries,) which blend shape
+  std::vector<float> delta32;                    // (entries, 3, 16)
+  std::vector<uint16_t> delta16;                 // (entries, 3, 16)
+};
+
+struct Kernels {
+  const char* name;
+  void (*prepare)(const Mesh&, const float* vertices, const float* brightness, bool perspective, int32_t* fixed,
+                  VertexRecord* records);
+  void (*draw_rows)(const Job&, int y0, int y1);       // rasterises into the layers
+  void (*composite_rows)(const Job&, int y0, int y1);  // layers over the outputs; leaves the layers empty
+  void (*rgb_to_i420)(const uint8_t* rgb, int width, int height, uint8_t* out);
+  void (*blend)(uint8_t* base, long base_stride, const uint8_t* patch, const uint8_t* mask, int width, int height);
+  void (*pose)(const PoseRig&, const float* coefficients, const float* joints, const float* camera, float* out,
+               float* camera_space);
+};
+
+namespace base { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); }
+namespace avx2 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); }
+namespace avx512 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); }
+
+// Filled when the library loads (api.cpp).
+alignas(32) extern int16_t bicubic_weights[256][4];  // Catmull-Rom at 1/256 texel, sum 16384
+alignas(32) extern int32_t bicubic_columns[256][8];  // the same as pairs: (w0, w1) four times, (w2, w3) four times
+
+}  // namespace visavis
