@@ -1,0 +1,161 @@
+"""Motion and avatar to frame: pose the portrait surface and what lies behind it, and draw them over the background plate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from visavis.engine.avatar import PIVOTS, Avatar
+from visavis.engine.body.fit import FLIP
+from visavis.engine.body.model import FloatArray, rotation_matrix
+from visavis.engine.body.surface import Seam
+from visavis.engine.motion.channels import (
+    ARKIT,
+    CLAVICLE_LEFT_SLICE,
+    CLAVICLE_RIGHT_SLICE,
+    FACE_SLICE,
+    GAZE_SLICE,
+    HEAD_SLICE,
+    N_CHANNELS,
+    NECK_SLICE,
+    SPINE_SLICE,
+    TRANSLATION_SLICE,
+)
+from visavis.engine.video.interior import JAW_UNITS
+from visavis.kernels import Mesh, Target
+
+_BLINKS = tuple(ARKIT.index(f"eyeBlink{side}") for side in ("Left", "Right"))
+_JAW = tuple(ARKIT.index(name) for name in JAW_UNITS)
+MAX_HEAD = np.radians(32.0)
+MAX_GAZE = np.radians(28.0)
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """Rigid transforms (3, 4) in world axes of the root and of each bone."""
+
+    root: FloatArray
+    neck: FloatArray
+    head: FloatArray
+    clavicle_left: FloatArray
+    clavicle_right: FloatArray
+
+
+def _about(rotation: npt.NDArray[np.floating], pivot: FloatArray, parent: FloatArray, shift: npt.NDArray[np.floating] | float = 0.0) -> FloatArray:
+    """`parent` after turning by `rotation` (rotation vector) about `pivot` and moving by `shift`: (3, 4)."""
+    turn = rotation_matrix(rotation).astype(np.float32)
+    move = pivot - turn @ pivot + np.asarray(shift, np.float32)
+    return np.concatenate([parent[:, :3] @ turn, (parent[:, :3] @ move + parent[:, 3])[:, None]], 1).astype(np.float32)
+
+
+def _limited(vector: FloatArray, most: float) -> FloatArray:
+    angle = float(np.linalg.norm(vector))
+    return vector if angle <= most else vector * np.float32(most / angle)
+
+
+class Renderer:
+    """Draws one avatar. Keeps nothing between frames: the same motion always gives the same picture.
+
+    `threads`: cores used for drawing. After `render`, `target` holds coverage, part mask and position map of the frame.
+    """
+
+    def __init__(self, avatar: Avatar, *, threads: int = 1) -> None:
+        self.avatar = avatar
+        self.threads = threads
+        self.target = Target(avatar.width, avatar.height)
+        surface = avatar.surface
+        camera = avatar.fit.camera
+        self._camera = (camera.focal, camera.cx, camera.cy)
+        self._mesh = Mesh(
+            surface.triangles, surface.uv, surface.part, surface.rest, np.ascontiguousarray(avatar.texture), surface.edge_flags,
+            rest_depth=np.ascontiguousarray(-surface.vertices[:, 2]),
+        )  # fmt: skip
+        self._units = surface.units.reshape(len(ARKIT), -1)
+        self._layers = [
+            (layer, Mesh(layer.triangles, layer.uv, np.full(len(layer.triangles), max(layer.part, 1), np.uint8), layer.vertices, layer.texture))
+            for layer in avatar.layers
+        ]  # fmt: skip
+        weights = surface.weights
+        neck, head, left, right = weights.T
+        # root, neck without head, head, clavicles: each vertex's shares add up to 1
+        self._shares = np.stack([1 - neck - left - right, neck - head, head, left, right], 1).astype(np.float32)
+        self._upright = rotation_matrix(avatar.fit.rotation)[:, 1].astype(np.float32)
+        own = avatar.fit.expression.astype(np.float32)
+        self._lowest = -own - 0.15
+        self._highest = np.maximum(1 - own, 0.5).astype(np.float32)
+        for k in _BLINKS:  # a blink of 1 shuts the eye whatever the photo's lids
+            self._highest[k] = 1.0
+
+    def render(self, motion: FloatArray) -> npt.NDArray[np.uint8]:
+        """The frame (H, W, 3) RGB for one motion vector (N_CHANNELS,); the array is the caller's to keep."""
+        if np.shape(motion) != (N_CHANNELS,):
+            raise ValueError(f"motion has shape {np.shape(motion)}, expected ({N_CHANNELS},)")
+        motion = np.nan_to_num(np.asarray(motion, np.float32))
+        face = np.clip(motion[FACE_SLICE], self._lowest, self._highest)
+        surface = self.avatar.surface
+        points = surface.vertices + (face @ self._units).reshape(-1, 3)
+        for seam in surface.seams:
+            _part_margins(seam, points, self._upright)
+        pose = self._pose(motion)
+        moved = self._skin(points, pose)
+        target = self.target
+        target.begin(self.avatar.plate)
+        gaze = motion[GAZE_SLICE]
+        for layer, mesh in self._layers:
+            placed = layer.vertices
+            if layer.side:
+                yaw, pitch = np.clip(gaze[:2] if layer.side == "Left" else gaze[2:], -MAX_GAZE, MAX_GAZE)
+                placed = _turned(layer.vertices, layer.centre, layer.gaze, yaw, pitch)
+            elif layer.jaw.any():
+                placed = placed + np.tensordot(face[list(_JAW)], layer.jaw, 1)
+            target.draw(mesh, self._project(placed @ pose.head[:, :3].T + pose.head[:, 3]), threads=1)
+        target.draw(self._mesh, self._project(moved), threads=self.threads)
+        return target.rgb.copy()
+
+    def _pose(self, motion: FloatArray) -> _Pose:
+        pivot = dict(zip(PIVOTS, self.avatar.pivots, strict=True))
+        still = np.eye(3, 4, dtype=np.float32)
+        root = _about(_limited(motion[SPINE_SLICE], 0.35), pivot["spine"], still)
+        translation = np.clip(motion[TRANSLATION_SLICE], -0.08, 0.08)
+        neck = _about(_limited(motion[NECK_SLICE], MAX_HEAD), pivot["neck"], root, 0.5 * translation)
+        head = _about(_limited(motion[HEAD_SLICE], MAX_HEAD), pivot["head"], neck, 0.5 * translation)
+        left = _about(_limited(motion[CLAVICLE_LEFT_SLICE], 0.4), pivot["clavicleLeft"], root)
+        right = _about(_limited(motion[CLAVICLE_RIGHT_SLICE], 0.4), pivot["clavicleRight"], root)
+        return _Pose(root, neck, head, left, right)
+
+    def _skin(self, points: FloatArray, pose: _Pose) -> FloatArray:
+        bones = np.stack([pose.root, pose.neck, pose.head, pose.clavicle_left, pose.clavicle_right])
+        blended = (self._shares @ bones.reshape(5, 12)).reshape(-1, 3, 4)
+        moved: FloatArray = (blended[:, :, :3] @ points[:, :, None])[:, :, 0] + blended[:, :, 3]
+        return moved
+
+    def _project(self, world: FloatArray) -> FloatArray:
+        focal, cx, cy = self._camera
+        out = np.empty((len(world), 3), np.float32)
+        depth = np.maximum(-world[:, 2], 0.05)
+        out[:, 0] = cx + focal * world[:, 0] / depth
+        out[:, 1] = cy - focal * world[:, 1] / depth
+        out[:, 2] = depth
+        return out
+
+
+def _turned(vertices: FloatArray, centre: FloatArray, share: FloatArray, yaw: float, pitch: float) -> FloatArray:
+    """Eye patch vertices after turning the ball by yaw (to the person's left) and pitch (up), each vertex by its share."""
+    if not yaw and not pitch:
+        return vertices
+    turn = rotation_matrix([-pitch, yaw, 0.0]).astype(np.float32)
+    relative = vertices - centre
+    return vertices + share[:, None] * (relative @ turn.T - relative)
+
+
+def _part_margins(seam: Seam, points: FloatArray, up: FloatArray) -> None:
+    """Keep the margins of an opening from passing through each other: in place, along the head's own up axis."""
+    height_upper, height_lower = points[seam.upper] @ up, points[seam.lower] @ up
+    over = np.maximum(np.interp(seam.parameter_upper, seam.parameter_lower, height_lower) - height_upper, 0)
+    under = np.maximum(height_lower - np.interp(seam.parameter_lower, seam.parameter_upper, height_upper), 0)
+    if over.max() < 1e-5 and under.max() < 1e-5:
+        return
+    lift = seam.spread_upper @ (seam.share * over) - seam.spread_lower @ ((1 - seam.share) * under)
+    points[seam.near] += lift.astype(np.float32)[:, None] * up
