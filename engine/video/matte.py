@@ -74,34 +74,43 @@ def _selfie_network() -> Network:
 
 
 def _segment(rgb: Image, region: Region) -> FloatArray:
-    """The network's person probability in a region, laid into the whole image; 0 outside the region."""
+    """The network's person probability in a region, laid into the whole image, 0 outside; mean with its
+    mirror image's."""
     picture = region.crop(rgb, 256, cv2.BORDER_REPLICATE).astype(np.float32) / 255
+    network = _selfie_network()
+    mask = network(picture[None])[0][0, :, :, 0] + network(picture[None, :, ::-1])[0][0, :, ::-1, 0]
     h, w = rgb.shape[:2]
-    return region.paste(_selfie_network()(picture[None])[0][0, :, :, 0], h, w)
+    return region.paste(mask / 2, h, w)
 
 
 def coarse_mask(rgb: Image, face: Face, pose: BodyPose | None = None) -> FloatArray:
-    """Probability (H, W) that a pixel belongs to the person of `face`: whole photo and head seen separately.
+    """Probability (H, W) that a pixel belongs to the person of `face`: whole photo and head, each seen at the
+    network's resolution.
 
     Other people and objects that do not touch the person are left out; the face itself is always in.
     """
     h, w = rgb.shape[:2]
-    whole = _segment(rgb, Region(w / 2, h / 2, float(max(h, w))))
+    mask = _segment(rgb, Region(w / 2, h / 2, float(max(h, w))))
     x, y = (float(v) for v in face.landmarks[:468, :2].mean(0))
     size = face.size
-    mask = whole
-    if size * 2.6 < 0.9 * max(h, w):
-        # The head alone is seen at a higher resolution; trusted in its middle only, where there is context.
-        region = Region(x, y - 0.1 * size, size * 2.6)
-        weight = np.zeros((64, 64), np.float32)
-        weight[12:44, 10:54] = 1
-        blend = region.paste(cv2.GaussianBlur(weight, (0, 0), 4), h, w)
-        mask = whole + (_segment(rgb, region) - whole) * blend
+    head = Region(x, y - 0.1 * size, 2.6 * size)
+    if head.size < 0.9 * max(h, w):
+        # Only the view's middle counts, where there is context on all sides.
+        counts = np.zeros((64, 64), np.float32)
+        counts[12:44, 10:54] = 1
+        blend = head.paste(cv2.GaussianBlur(counts, (0, 0), 4), h, w)
+        mask += (_segment(rgb, head) - mask) * blend
     hull = cv2.convexHull(face.landmarks[:468, :2].astype(np.int32))
     inside = cv2.fillConvexPoly(np.zeros((h, w), np.uint8), hull, 1).astype(bool)
-    if mask[inside].mean() < 0.5 and pose is not None and pose.mask is not None:
-        mask = pose.mask.copy()  # the network did not see this person
-    mask[inside] = np.maximum(mask[inside], 1.0)
+    if pose is not None and pose.mask is not None and pose.mask[inside].mean() > 0.5:
+        if mask[inside].mean() < 0.5:
+            mask = pose.mask.copy()  # the network did not see this person
+        else:
+            # The body's mask is coarse, but has no holes: its inside counts.
+            n = max(1, round(0.06 * size))
+            sure = cv2.erode((pose.mask > 0.8).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=n)
+            mask = np.maximum(mask, cv2.GaussianBlur(sure.astype(np.float32), (0, 0), 0.5 * n))
+    mask[inside] = 1
     _, labels = cv2.connectedComponents((mask > 0.3).astype(np.uint8))
     other = (labels > 0) & (labels != labels[inside][0])
     mask[cv2.dilate(other.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)] = 0
@@ -232,29 +241,35 @@ def person_matte(rgb: Image, face: Face, pose: BodyPose | None = None) -> FloatA
 
 def _alpha(image: FloatArray, mask: FloatArray, landmarks: FloatArray) -> tuple[FloatArray, _LocalLinear]:
     size = float(np.ptp(landmarks, axis=0).max())
-    sure_in, sure_out = _trimap(mask, landmarks, size)
+    hair = _hair_zone(mask.shape, landmarks, size)
+    sure_in, sure_out = _trimap(mask, hair, landmarks, size)
     free = ~(sure_in | sure_out)
     model = _LocalLinear(image, 1, 2e-5)
-    target, weight = _data_term(image, mask, sure_in, sure_out)
+    target, weight = _data_term(image, mask, hair, sure_in, sure_out)
     start = np.where(sure_in, 1, np.where(sure_out, 0, target)).astype(np.float32)
     return np.clip(_solve(model, start, target, weight, free), 0, 1), model
 
 
 def _data_term(
-    image: FloatArray, mask: FloatArray, sure_in: npt.NDArray[np.bool_], sure_out: npt.NDArray[np.bool_]
+    image: FloatArray,
+    mask: FloatArray,
+    hair: FloatArray,
+    sure_in: npt.NDArray[np.bool_],
+    sure_out: npt.NDArray[np.bool_],
 ) -> tuple[FloatArray, FloatArray]:
     """What alpha should be by colour alone, and how far that is to be believed: (H, W) each.
 
     Each open pixel is explained as a mixture of one of several nearby foreground and one of several nearby
-    background colours; the pair counts that explains it best and contradicts the coarse mask least.
+    background colours; the pair counts that explains it best and contradicts the coarse mask least. Away from
+    hair, where mixtures are rare, a pixel may also be foreground of a colour of its own.
     """
     rows, columns = np.nonzero(~(sure_in | sure_out))
     pixel, prior = image[rows, columns], mask[rows, columns]
     reach = max(2, round(0.02 * max(mask.shape)))
     fronts = _samples(image, sure_in, rows, columns, reach)
     backs = _samples(image, sure_out, rows, columns, reach)
-    best = np.full(len(rows), np.inf, np.float32)
-    alpha, miss, contrast = np.zeros_like(best), np.zeros_like(best), np.zeros_like(best)
+    best = (0.08 + 0.5 * hair[rows, columns] + (1 - prior) ** 2).astype(np.float32)
+    alpha, miss, contrast = np.ones_like(best), np.zeros_like(best), np.full_like(best, 0.02)
     for b in backs:
         from_b = pixel - b
         for f in fronts:
@@ -304,20 +319,22 @@ def _samples(
     return out
 
 
+def _hair_zone(shape: tuple[int, ...], landmarks: FloatArray, size: float) -> FloatArray:
+    """(H, W): 1 around the head, falling to 0 below the chin."""
+    x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
+    cx, cy = landmarks.mean(0)
+    hair = np.clip(1.5 - np.hypot(x - cx, y - cy) / (1.2 * size), 0, 1)
+    return np.asarray(hair * np.clip(1 - (y - landmarks[:, 1].max()) / (0.5 * size), 0, 1), np.float32)
+
+
 def _trimap(
-    mask: FloatArray, landmarks: FloatArray, size: float
+    mask: FloatArray, hair: FloatArray, landmarks: FloatArray, size: float
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Pixels that are surely the person's, surely not: a band around the mask's edge is left open, wide where
     hair may be, narrow at clothes."""
     inner = cv2.distanceTransform((mask > 0.6).astype(np.uint8), cv2.DIST_L2, 5)
     outer = cv2.distanceTransform((mask < 0.3).astype(np.uint8), cv2.DIST_L2, 5)
     h, w = mask.shape
-    x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-    cx, cy = landmarks.mean(0)
-    chin = landmarks[:, 1].max()
-    # 1 around the head, falling to 0 below the chin.
-    hair = np.clip(1.5 - np.hypot(x - cx, y - cy) / (1.2 * size), 0, 1)
-    hair *= np.clip(1 - (y - chin) / (0.5 * size), 0, 1)
     wide_out, wide_in = 2 + size * (0.02 + 0.07 * hair), 2 + size * (0.015 + 0.05 * hair)
     sure_in = inner > wide_in
     hull = cv2.convexHull(landmarks.astype(np.int32))
@@ -386,11 +403,11 @@ def split_layers(rgb: Image, alpha: FloatArray) -> Layers:
     a3 = a[..., None]
     # Exact given the plate, but noise where alpha is small: there the smooth estimate takes over.
     exact = np.clip((image - (1 - a3) * plate) / np.maximum(a3, 1e-3), 0, 1)
-    trust = a3 / (a3 + 0.1)
+    trust = a3**2 / (a3**2 + 0.05**2)
     foreground = np.where(a3 >= 1, image, trust * exact + (1 - trust) * smooth)
     foreground8 = np.round(np.clip(foreground, 0, 1) * 255)
     missing = image - a3 * foreground8 / 255 - (1 - a3) * plate
-    plate = plate + np.where(a3 < 0.9, missing / np.maximum(1 - a3, 0.1), 0)
+    plate = plate + missing * np.clip(1.2 - 2 * a3, 0, 1) / np.maximum(1 - a3, 0.1)
     plate8 = np.round(np.clip(plate, 0, 1) * 255).astype(np.uint8)
     return Layers(foreground8.astype(np.uint8), alpha8, plate8)
 
