@@ -243,6 +243,7 @@ def _alpha(image: FloatArray, mask: FloatArray, landmarks: FloatArray) -> tuple[
     size = float(np.ptp(landmarks, axis=0).max())
     hair = _hair_zone(mask.shape, landmarks, size)
     sure_in, sure_out = _trimap(mask, hair, landmarks, size)
+    sure_out &= ~_strands(image, mask, landmarks, size, ~sure_out)
     free = ~(sure_in | sure_out)
     model = _LocalLinear(image, 1, 2e-5)
     target, weight = _data_term(image, mask, hair, sure_in, sure_out)
@@ -261,15 +262,21 @@ def _data_term(
 
     Each open pixel is explained as a mixture of one of several nearby foreground and one of several nearby
     background colours; the pair counts that explains it best and contradicts the coarse mask least. Away from
-    hair, where mixtures are rare, a pixel may also be foreground of a colour of its own.
+    hair, where mixtures are rare, a pixel may also be of a colour of its own.
     """
     rows, columns = np.nonzero(~(sure_in | sure_out))
     pixel, prior = image[rows, columns], mask[rows, columns]
     reach = max(2, round(0.02 * max(mask.shape)))
     fronts = _samples(image, sure_in, rows, columns, reach)
     backs = _samples(image, sure_out, rows, columns, reach)
-    best = (0.08 + 0.5 * hair[rows, columns] + (1 - prior) ** 2).astype(np.float32)
-    alpha, miss, contrast = np.ones_like(best), np.zeros_like(best), np.full_like(best, 0.02)
+    spread = np.stack(backs).std(0).sum(-1)
+    # Foreground, or background where that is of many colours, of a colour of its own.
+    alone = 0.08 + 0.5 * hair[rows, columns]
+    as_front = alone + (1 - prior) ** 2
+    as_back = alone + prior**2 + 2 * np.clip(1 - spread / 0.25, 0, 1)
+    best = np.minimum(as_front, as_back).astype(np.float32)
+    alpha = (as_front <= as_back).astype(np.float32)
+    miss, contrast = np.zeros_like(best), np.full_like(best, 0.02)
     for b in backs:
         from_b = pixel - b
         for f in fronts:
@@ -282,7 +289,6 @@ def _data_term(
             best[better], alpha[better] = cost[better], mix[better]
             miss[better], contrast[better] = error[better], square[better]
     # A colour that no mixture explains and that no background nearby has is something worn: foreground.
-    spread = np.stack(backs).std(0).sum(-1)
     distance = np.sqrt(np.min([((pixel - b) ** 2).sum(-1) for b in backs], axis=0))
     strange = np.clip(np.sqrt(miss) / 0.1 - 0.5, 0, 1) * np.clip(distance / (3 * spread + 0.05) - 1, 0, 1)
     belief = np.maximum(contrast / (contrast + 0.02) * np.exp(-miss / 0.005), strange)
@@ -343,6 +349,35 @@ def _trimap(
     return sure_in, (outer > wide_out) & ~sure_in
 
 
+def _strands(
+    image: FloatArray,
+    mask: FloatArray,
+    landmarks: FloatArray,
+    size: float,
+    near: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """Pixels (H, W) outside the band `near` the mask that stand out from a calm background and hang together
+    with the band: strands of hair that the network has not seen."""
+    distance = cv2.distanceTransform((~near).astype(np.uint8), cv2.DIST_L2, 5)
+    h, w = mask.shape
+    x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+    cx, cy = landmarks.mean(0)
+    around = (distance > 0) & (distance < 0.35 * size) & (np.hypot(x - cx, y - cy) < 2.2 * size)
+    far = ((distance > 0.05 * size) & ~around).astype(np.float32)
+    if far.sum() < 0.02 * far.size:
+        far = (distance > 0.2 * size).astype(np.float32)
+    # Mean and variance of the background, carried in from further out.
+    mean, square = (cv2.GaussianBlur(push_pull(x, far), (0, 0), 0.1 * size) for x in (image, image**2))
+    variance = np.maximum(square - mean**2, 0).sum(-1)
+    fine = cv2.GaussianBlur(image, (0, 0), 1.0)
+    stands_out = ((fine - mean) ** 2).sum(-1) > 9 * variance + 0.01
+    calm = variance < 0.01
+    candidates = (around & stands_out & calm) | near
+    _, labels = cv2.connectedComponents(candidates.astype(np.uint8))
+    keep = np.isin(labels, np.unique(labels[near])) & candidates & ~near
+    return cv2.dilate(keep.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+
+
 # --- 3. and 4. layers
 # -----------------------------------------------------------------------------------------
 
@@ -393,13 +428,19 @@ def _foreground_step(
 def split_layers(rgb: Image, alpha: FloatArray) -> Layers:
     """Foreground colours, alpha and background plate of a photo; together they give the photo back.
 
-    What the layers cannot explain together (clipped colours in the band) goes to the plate.
+    Where no foreground colour can explain a pixel of the band in front of the filled background, alpha is
+    raised if it was high, and the plate keeps the pixel's colour if it was low.
     """
     image = rgb.astype(np.float32) / 255
-    alpha8 = np.round(np.clip(alpha, 0, 1) * 255).astype(np.uint8)
+    alpha = np.clip(alpha, 0, 1).astype(np.float32)
+    plate = fill_background(image, alpha)
+    # The least alpha for which a colour in 0..1 exists.
+    room = np.where(image > plate, 1 - plate, plate)
+    least = (np.abs(image - plate) / np.maximum(room, 1e-3)).max(-1)
+    alpha = np.maximum(alpha, np.clip(least, 0, 1) * np.clip((alpha - 0.25) / 0.25, 0, 1))
+    alpha8 = np.round(alpha * 255).astype(np.uint8)
     a = alpha8.astype(np.float32) / 255
     smooth, _ = estimate_foreground(image, a)
-    plate = fill_background(image, a)
     a3 = a[..., None]
     # Exact given the plate, but noise where alpha is small: there the smooth estimate takes over.
     exact = np.clip((image - (1 - a3) * plate) / np.maximum(a3, 1e-3), 0, 1)
