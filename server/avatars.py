@@ -77,7 +77,7 @@ class AvatarStore:
             if photo is None:
                 log.warning("the demo photo is not installed")
             else:
-                self._enqueue(DEMO_ID, "Demo", lambda: photo, "Public domain", None, shared=True)
+                self._enqueue(DEMO_ID, "Astronaut", lambda: photo, "Public domain", None, shared=True)
         for path in self._config.avatars:
             key = "p" + hashlib.sha256(str(path).encode()).hexdigest()[:12]
             consent = "Given by whoever started the server"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,13 +69,8 @@ class VisavisEngine:
 
     def demo_photo(self) -> Path | None:
         """The photo of the demo person that ships with the engine."""
-        import visavis.engine
-
-        for root in visavis.engine.__path__:
-            for name in ("weights/demo.jpg", "weights/demo.png", "assets/demo.jpg", "assets/demo.png"):
-                if (Path(root) / name).is_file():
-                    return Path(root) / name
-        return None
+        photo = importlib.resources.files("visavis.engine") / "assets" / "astronaut.png"
+        return Path(str(photo)) if photo.is_file() else None
 
     def picture(self, avatar: Any) -> ImageArray:
         from visavis.engine.motion.channels import zero_motion

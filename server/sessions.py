@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from visavis.engine.errors import VisavisError
-from visavis.server.colour import rgb_to_i420
+from visavis.kernels import rgb_to_i420
 from visavis.server.avatars import AvatarStore
 from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine, SessionLike

@@ -1,0 +1,329 @@
+"""The command `visavis`. Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import logging
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from visavis.engine.errors import VisavisError
+
+if TYPE_CHECKING:
+    from visavis.engine.avatar import Avatar
+
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+UNAVAILABLE = {
+    "compile": "TensorRT engines come with the GPU runtime, which this version does not have yet",
+    "distill": "distillation comes with the diffusion models, which this version does not have yet",
+}
+BENCHMARK_HELPERS = {"browser"}
+
+
+class InputError(VisavisError):
+    """Bad arguments."""
+
+    code = "input"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one clear line instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="visavis",
+        description="One photo and a voice become a live, speaking person.",
+        epilog="example: visavis serve   then open http://127.0.0.1:8080",
+    )
+    parser.add_argument("--version", action="version", version=f"visavis {version('visavis')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, example: str) -> Parser:
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog="example:\n  " + example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("serve", serve, "live avatars in the browser", "visavis serve --avatar me.avatar --port 8080")
+    sub.add_argument("--avatar", action="append", default=[], metavar="A.avatar|PHOTO", help="a person to offer (repeatable)")
+    sub.add_argument("--no-demo", action="store_true", help="do not offer the demo person")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    sub.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for a free one (default: 8080)")
+    sub.add_argument("--size", type=int, default=512, help="longer side of the video in pixels (default: 512)")
+    sub.add_argument("--sessions", type=int, default=4, help="sessions at the same time (default: 4)")
+    sub.add_argument("--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)")
+    sub.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further name of a local server")
+    sub.add_argument("--ice-server", action="append", default=[], metavar="URL", help="STUN or TURN server (repeatable)")
+    sub.add_argument("--verbose", action="store_true", help="log every request")
+
+    sub = command("enroll", enroll, "make an avatar of a photo", "visavis enroll me.jpg -o me.avatar")
+    sub.add_argument("photo", type=Path, metavar="PHOTO")
+    sub.add_argument("-o", "--out", type=Path, required=True, metavar="A.avatar")
+    sub.add_argument("--face", type=int, metavar="N", help="which face, counted from the left, where there are several")
+    sub.add_argument("--size", type=int, default=512, help="longer side of the video in pixels (default: 512)")
+    sub.add_argument("--name", default="", help="the person's name, kept in the file")
+    sub.add_argument("--consent", default="", help="a statement that the person agrees, kept in the file")
+
+    sub = command(
+        "render", render, "make a movie of a person speaking", "visavis render me.jpg speech.wav -o out.mp4 --seed 7"
+    )
+    sub.add_argument("avatar", type=Path, metavar="A.avatar|PHOTO")
+    sub.add_argument("speech", type=Path, nargs="?", metavar="SPEECH", help="WAV, MP3, FLAC, a video with sound, ...")
+    sub.add_argument("--motion", type=Path, metavar="M.npz", help="play a motion file instead of speech")
+    sub.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.mp4")
+    sub.add_argument("--seed", type=int, default=0, help="blinks, gaze and head sway follow from it (default: 0)")
+    sub.add_argument("--face", type=int, metavar="N", help="which face of the photo, counted from the left")
+    sub.add_argument("--size", type=int, default=512, help="longer side for a photo in pixels (default: 512)")
+    sub.add_argument(
+        "--no-generator", action="store_true", help="show the moved photo alone (all that this version draws)"
+    )
+
+    sub = command("track", track, "fit the body to every frame of a video", "visavis track talk.mp4 -o talk.npz")
+    sub.add_argument("video", type=Path, metavar="VIDEO")
+    sub.add_argument("-o", "--out", type=Path, required=True, metavar="M.npz")
+
+    sub = command(
+        "call",
+        call,
+        "call a server, send speech and record the avatar",
+        "visavis call http://127.0.0.1:8080 --speech speech.wav --record out.mp4",
+    )
+    sub.add_argument("url", metavar="URL")
+    sub.add_argument("--speech", type=Path, required=True, metavar="S.wav", help="WAV, MP3, FLAC, ...")
+    sub.add_argument("--record", type=Path, metavar="OUT.mp4")
+    sub.add_argument("--avatar", metavar="ID", help="default: the first that the server offers")
+    sub.add_argument("--ingest", choices=("microphone", "websocket"), default="microphone", help="how the speech goes in")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--json", action="store_true", help="figures as JSON on the last line")
+
+    sub = command("train", train, "train a network (needs the extra: pip install 'visavis[train]')", "visavis train motion --data ../shared/data")
+    sub.add_argument("what", choices=("motion",))
+    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="the trainer's own options; --help lists them")
+
+    sub = command("bench", bench, "measure: " + ", ".join(benchmarks()), "visavis bench latency")
+    sub.add_argument("name", metavar="NAME", help="one of: " + ", ".join(benchmarks()))
+    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own options; --help lists them")
+    return parser
+
+
+def benchmarks() -> list[str]:
+    """Names of the measurements that are installed."""
+    import visavis.benchmarks
+
+    names = {module.name for module in pkgutil.iter_modules(visavis.benchmarks.__path__)}
+    return sorted(names - BENCHMARK_HELPERS)
+
+
+def _bar(total: float | None, description: str, unit: str, **options: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, **options)
+
+
+def _check_seed(seed: int) -> int:
+    if not 0 <= seed < 2**31:
+        raise InputError(f"--seed {seed} must be from 0 to {2**31 - 1}")
+    return seed
+
+
+def _enroll(photo: Path, *, face: int | None, size: int, name: str = "", consent: str = "") -> Avatar:
+    """Enrol with a progress bar."""
+    from visavis.engine.enroll import enroll
+
+    if not photo.is_file():
+        raise InputError(f"no such photo: {photo}")
+    if face is not None and face < 1:
+        raise InputError(f"--face {face}: faces are counted from 1, from the left")
+    with _bar(100, "enrolling", "%", bar_format="{desc} {bar} {percentage:3.0f} %") as bar:
+
+        def progress(stage: str, share: float) -> None:
+            bar.set_description(stage, refresh=False)
+            bar.update(max(0.0, 100 * share - bar.n))
+
+        return enroll(photo, face=face, size=size, name=name, consent=consent, progress=progress)
+
+
+def _avatar(path: Path, *, face: int | None, size: int) -> Avatar:
+    """An avatar file, or a photo enrolled on the spot."""
+    from visavis.engine.avatar import Avatar
+
+    if not path.is_file():
+        raise InputError(f"no such avatar or photo: {path}")
+    if path.suffix.lower() == ".avatar":
+        return Avatar.load(path)
+    return _enroll(path, face=face, size=size)
+
+
+def serve(args: argparse.Namespace) -> int:
+    """visavis serve"""
+    from visavis.server.serve import run
+
+    return run(args)
+
+
+def enroll(args: argparse.Namespace) -> int:
+    """visavis enroll"""
+    out: Path = args.out
+    if out.suffix.lower() != ".avatar":
+        raise InputError(f"the output {out} must end in .avatar")
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError(f"the output cannot be written: {out}")
+    avatar = _enroll(args.photo, face=args.face, size=args.size, name=args.name, consent=args.consent)
+    avatar.save(out)
+    print(f"{out}: {avatar.width}x{avatar.height}, landmarks within {avatar.metadata.get('landmark_error_px', '?')} px")
+    return 0
+
+
+def render(args: argparse.Namespace) -> int:
+    """visavis render"""
+    from visavis.clients.media import check_output
+    from visavis.clients.render import render_motion, render_speech
+    from visavis.engine.motion.channels import MotionClip
+
+    if (args.speech is None) == (args.motion is None):
+        raise InputError("give either SPEECH or --motion M.npz (see visavis render --help)")
+    check_output(args.out)
+    seed = _check_seed(args.seed)
+    clip = MotionClip.load(args.motion) if args.motion is not None else None
+    if args.speech is not None and not args.speech.is_file():
+        raise InputError(f"no such speech file: {args.speech}")
+    avatar = _avatar(args.avatar, face=args.face, size=args.size)
+    with _bar(None, "rendering", "frame") as bar:
+
+        def progress(done: int, total: int) -> None:
+            if total:
+                bar.total = max(total, done)
+            bar.update(done - bar.n)
+
+        if clip is not None:
+            frames = render_motion(avatar, clip, args.out, progress=progress)
+        else:
+            frames = render_speech(avatar, args.speech, args.out, seed=seed, progress=progress)
+        rate = bar.format_dict["rate"] or frames / max(bar.format_dict["elapsed"], 1e-3)
+    print(f"{args.out}: {frames} frames, {rate:.0f} a second")
+    return 0
+
+
+def track(args: argparse.Namespace) -> int:
+    """visavis track"""
+    out: Path = args.out
+    if out.suffix.lower() != ".npz":
+        raise InputError(f"the output {out} must end in .npz")
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError(f"the output cannot be written: {out}")
+    if not args.video.is_file():
+        raise InputError(f"no such video: {args.video}")
+    from visavis.engine.body.track import track as fit_video
+
+    with _bar(100, "tracking", "%", bar_format="{desc} {bar} {percentage:3.0f} %") as bar:
+        clip = fit_video(args.video, progress=lambda stage, share: bar.update(max(0.0, 100 * share - bar.n)))
+    clip.save(out)
+    print(f"{out}: {len(clip.motion)} frames at {clip.fps:g} a second")
+    return 0
+
+
+def call(args: argparse.Namespace) -> int:
+    """visavis call"""
+    from visavis.clients.call import call as make_call
+
+    seed = _check_seed(args.seed)
+    with _bar(None, "calling", "s", bar_format="{desc} {bar} {n:.0f}/{total:.0f} s") as bar:
+        bar.total = 1
+
+        def progress(what: str, done: float, total: float) -> None:
+            bar.set_description("preparing the avatar" if what == "prepare" else "calling", refresh=False)
+            bar.total = total
+            bar.n = done
+            bar.refresh()
+
+        result = asyncio.run(
+            make_call(
+                args.url,
+                args.speech,
+                avatar=args.avatar,
+                record=args.record,
+                ingest=args.ingest,
+                seed=seed,
+                progress=progress,
+            )
+        )
+    print(
+        f"{result.frames} frames in {result.seconds:.1f} s: {result.fps:.1f} a second, "
+        f"{100 * result.on_time_share:.1f} % without a missed frame; first frame after {result.first_frame_ms:.0f} ms; "
+        f"picture against sound {result.av_skew_ms:+.0f} ms"
+    )
+    if args.record:
+        print(f"recorded in {args.record}")
+    if args.json:
+        print(json.dumps(result.as_dict()))
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """visavis train"""
+    try:
+        module = importlib.import_module("visavis.engine.training.speech")
+    except ModuleNotFoundError as error:
+        raise InputError(f"training needs {error.name}: pip install 'visavis[train]'") from None
+    module.main(args.rest)
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """visavis bench"""
+    if args.name not in benchmarks():
+        raise InputError(f"no benchmark {args.name!r}; there are: {', '.join(benchmarks())}")
+    module = importlib.import_module(f"visavis.benchmarks.{args.name}")
+    return int(module.main(args.rest) or 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in UNAVAILABLE:
+            raise InputError(f"visavis {arguments[0]}: {UNAVAILABLE[arguments[0]]}")
+        parser = _parser()
+        args = parser.parse_args(arguments)
+        if args.command is None:
+            parser.print_help()
+            return 0
+        return int(args.run(args))
+    except VisavisError as error:
+        return _complain(str(error))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_INPUT
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{(error.strerror or str(error)).lower()}")
+
+
+def _complain(message: str) -> int:
+    print("visavis: " + " ".join(message.split()), file=sys.stderr)
+    return EXIT_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

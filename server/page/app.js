@@ -1,0 +1,395 @@
+// The page: choose a person, start a call, let it speak.
+
+import { Call, Problem, api, callObstacle, decodeSpeech, microphoneObstacle, SPEECH_RATE } from "/call.js";
+import { Meter } from "/meter.js";
+
+const $ = (id) => document.getElementById(id);
+const frame = $("frame"), video = $("video"), still = $("still"), callButton = $("call");
+const people = new Map(); // id -> {person, element}
+const meter = new Meter();
+const CONSENT = "Stated on the web page by who added the photo: it shows themselves, or the person agreed to be shown speaking.";
+
+let config = { ice_servers: [], max_photo_bytes: 24 << 20 };
+let chosen = null, call = null, figuresTimer = null, speech = null;
+
+// Words to the person in front
+
+function say(message) {
+  $("alert-text").textContent = message;
+  $("alert").hidden = !message;
+}
+$("alert-close").onclick = () => say("");
+const announce = (text) => { $("announce").textContent = text; };
+
+function show(state, text = "", progress = null) {
+  frame.dataset.state = state;
+  $("veil-text").textContent = text;
+  $("veil-progress").hidden = progress === null;
+  if (progress !== null) $("veil-progress").value = progress;
+}
+
+async function guarded(action) {
+  try {
+    return await action();
+  } catch (error) {
+    if (!(error instanceof Problem)) console.error(error);
+    say(error instanceof Problem ? error.message : "Something unexpected went wrong on this page. Reload it and try again.");
+    return undefined;
+  }
+}
+
+// People
+
+function addPerson(person) {
+  const label = document.createElement("label");
+  label.className = "person";
+  const input = document.createElement("input");
+  input.type = "radio";
+  input.name = "person";
+  input.value = person.id;
+  input.onchange = () => choose(person.id);
+  const face = document.createElement("span");
+  face.className = "face";
+  const name = document.createElement("span");
+  name.textContent = person.name;
+  label.append(input, face, name);
+  $("people").append(label);
+  people.set(person.id, { person, label, input, face });
+  drawPerson(person);
+  if (!["ready", "failed"].includes(person.state)) watch(person.id);
+}
+
+function drawPerson(person) {
+  const entry = people.get(person.id);
+  entry.person = person;
+  entry.label.classList.toggle("failed", person.state === "failed");
+  if (person.state === "ready" && !entry.face.querySelector("img")) {
+    const image = new Image();
+    image.src = `/v1/avatars/${person.id}/picture`;
+    image.alt = "";
+    entry.face.replaceChildren(image);
+  } else if (person.state === "failed") {
+    entry.face.textContent = "!";
+  } else if (person.state !== "ready") {
+    const share = document.createElement("span");
+    share.className = "share";
+    share.textContent = `${Math.round(person.progress * 100)} %`;
+    entry.face.replaceChildren(share);
+  }
+  if (chosen === person.id) refresh();
+}
+
+async function watch(id) {
+  for (;;) {
+    await new Promise((done) => setTimeout(done, 300));
+    let person;
+    try {
+      person = await api(`/v1/avatars/${id}`);
+    } catch (error) {
+      if (error.status === 404) {
+        people.get(id)?.label.remove();
+        people.delete(id);
+      }
+      say(error.message);
+      return;
+    }
+    drawPerson(person);
+    if (person.state === "ready") return announce(`${person.name} is ready.`);
+    if (person.state === "failed") {
+      if (!person.shared) failedPhoto(person);
+      else say(person.error.message);
+      return;
+    }
+  }
+}
+
+function choose(id) {
+  if (call) return;
+  chosen = id;
+  people.get(id).input.checked = true;
+  refresh();
+}
+
+function refresh() {
+  const entry = people.get(chosen);
+  if (!entry || call) return;
+  const { person } = entry;
+  const ready = person.state === "ready" && !callObstacle();
+  callButton.disabled = !ready;
+  $("sample").disabled = !ready;
+  $("mic").disabled = !ready || Boolean(microphoneObstacle());
+  $("speech").disabled = !ready;
+  $("file-choice").classList.toggle("off", !ready);
+  if (microphoneObstacle()) $("mic-note").textContent = window.isSecureContext ? "This browser offers no microphone" : "Needs https or localhost";
+  if (person.state === "ready") {
+    const picture = `/v1/avatars/${person.id}/picture`;
+    if (!still.src.endsWith(picture)) still.src = picture;
+    still.alt = person.name;
+    still.hidden = false;
+    show("idle");
+  } else if (person.state === "failed") {
+    still.hidden = true;
+    show("problem", person.error.message);
+  } else {
+    still.hidden = true;
+    show("loading", `Preparing ${person.name}: ${person.stage || "waiting"}`, person.progress);
+  }
+}
+
+async function loadPeople() {
+  config = await api("/v1/config");
+  const { avatars } = await api("/v1/avatars");
+  avatars.forEach(addPerson);
+  if (avatars.length) choose(avatars[0].id);
+  else show("problem", "Add a photo to begin.");
+}
+
+// A photo of one's own
+
+let photoFile = null;
+const consent = $("consent");
+
+function offerPhoto(file, face = null) {
+  if (!file) return;
+  if (file.size > config.max_photo_bytes) return say(`This photo has ${(file.size / 1048576).toFixed(0)} MB; the server takes ${Math.floor(config.max_photo_bytes / 1048576)} MB at most.`);
+  photoFile = file;
+  URL.revokeObjectURL($("consent-preview").src);
+  $("consent-preview").src = URL.createObjectURL(file);
+  $("consent-check").checked = false;
+  $("consent-ok").disabled = true;
+  $("face-row").hidden = face === null;
+  if (face === null) $("consent-name").value = "";
+  $("consent-form").dataset.face = face ?? "";
+  consent.showModal();
+}
+$("consent-check").onchange = ({ target }) => { $("consent-ok").disabled = !target.checked; };
+$("photo").onchange = ({ target }) => { offerPhoto(target.files[0]); target.value = ""; };
+consent.onclose = () => {
+  if (consent.returnValue === "enroll" && $("consent-check").checked) guarded(sendPhoto);
+  consent.returnValue = "";
+};
+
+async function sendPhoto() {
+  const form = new FormData();
+  form.append("consent", CONSENT);
+  form.append("name", $("consent-name").value.trim() || "Your photo");
+  if (!$("face-row").hidden) form.append("face", $("consent-face").value);
+  form.append("photo", photoFile);
+  say("");
+  const person = await api("/v1/avatars", { method: "POST", body: form });
+  addPerson(person);
+  choose(person.id);
+  announce("The photo is being prepared.");
+}
+
+function failedPhoto(person) {
+  people.get(person.id)?.label.remove();
+  people.delete(person.id);
+  if (chosen === person.id && people.size) choose(people.keys().next().value);
+  say(person.error.message.replace(/--face N/g, "its number"));
+  if (person.error.code === "several_faces" && photoFile) offerPhoto(photoFile, 1);
+}
+
+// The call
+
+async function startCall() {
+  if (call) return call;
+  const obstacle = callObstacle();
+  if (obstacle) throw new Problem(obstacle);
+  say("");
+  const mine = (call = new Call());
+  callButton.dataset.live = "true";
+  callButton.disabled = false;
+  $("call-text").textContent = "End the call";
+  for (const { input } of people.values()) input.disabled = true;
+  show("connecting", "Connecting");
+  mine.addEventListener("stream", ({ detail }) => {
+    video.srcObject = detail.stream;
+    video.play().catch(() => say("The browser holds the video back: click on the picture to start it."));
+  });
+  mine.addEventListener("state", ({ detail }) => onState(mine, detail.state));
+  mine.addEventListener("problem", ({ detail }) => say(detail.message));
+  mine.addEventListener("playback", ({ detail }) => onPlayback(detail));
+  mine.addEventListener("microphone", ({ detail }) => onMicrophone(detail.on));
+  try {
+    await mine.start(chosen, config.ice_servers);
+  } catch (error) {
+    endCall();
+    throw error;
+  }
+  return mine;
+}
+
+function onState(which, state) {
+  if (which !== call) return;
+  if (state === "live") {
+    $("badge").hidden = $("mute").hidden = false;
+    $("badge-text").textContent = "Live";
+    $("badge").classList.remove("poor");
+    figuresTimer ??= setInterval(() => drawFigures(which), 1000);
+    meter.follow(which.microphone ?? which.stream);
+    if (!video.hidden) show("live");
+  } else if (state === "interrupted") {
+    $("badge").classList.add("poor");
+    $("badge-text").textContent = "Reconnecting";
+  } else if (state === "ended") {
+    endCall();
+  }
+}
+video.onplaying = video.onloadeddata = () => {
+  if (!call) return;
+  video.hidden = false;
+  show("live");
+  announce("The call is live.");
+};
+frame.onclick = () => { if (call && video.paused) video.play(); };
+
+function endCall() {
+  const which = call;
+  call = null;
+  which?.hangUp();
+  clearInterval(figuresTimer);
+  figuresTimer = null;
+  meter.stop();
+  video.srcObject = null;
+  video.hidden = true;
+  $("badge").hidden = $("mute").hidden = true;
+  callButton.dataset.live = "false";
+  $("call-text").textContent = "Start the call";
+  for (const { input } of people.values()) input.disabled = false;
+  onMicrophone(false);
+  endSpeech();
+  for (const key of ["fps", "delay", "rtt", "skew", "rate", "lost"]) $(`f-${key}`).textContent = "–";
+  refresh();
+}
+callButton.onclick = () => (call ? endCall() : guarded(startCall));
+window.addEventListener("pagehide", () => call?.hangUp());
+
+async function drawFigures(which) {
+  const figures = await which.figures().catch(() => null);
+  if (!figures || which !== call) return;
+  const put = (key, value, digits = 0) => { $(`f-${key}`).textContent = value === null || !Number.isFinite(value) ? "–" : value.toFixed(digits); };
+  put("fps", figures.fps, 1);
+  put("delay", figures.delay);
+  put("rtt", figures.rtt, figures.rtt !== null && figures.rtt < 10 ? 1 : 0);
+  put("skew", figures.skew);
+  put("rate", figures.kbps);
+  put("lost", figures.lost, 1);
+  $("badge").classList.toggle("poor", figures.fps < 20 || figures.lost > 5);
+}
+
+// Speaking
+
+function onMicrophone(on) {
+  $("mic").setAttribute("aria-pressed", String(on));
+  $("mic-title").textContent = on ? "Microphone is on" : "Speak yourself";
+  $("hear-row").hidden = !on;
+  $("meter-label").textContent = on ? "You" : "Voice";
+  if (call) meter.follow(on ? call.microphone : call.stream);
+  updateMute();
+}
+
+let mutedByHand = false;
+function updateMute() {
+  // The avatar repeats the caller's own voice: heard over a loudspeaker that is an echo, so it is silent unless asked for.
+  const muted = mutedByHand || (Boolean(call?.microphone) && !$("hear").checked);
+  video.muted = muted;
+  $("mute").setAttribute("aria-pressed", String(muted));
+  $("mute-text").textContent = muted ? "Unmute the avatar" : "Mute the avatar";
+}
+$("hear").onchange = () => { mutedByHand = false; updateMute(); };
+$("mute").onclick = () => {
+  if (video.muted) {
+    mutedByHand = false;
+    if (call?.microphone) $("hear").checked = true;
+  } else {
+    mutedByHand = true;
+  }
+  updateMute();
+};
+
+$("mic").onclick = () => guarded(async () => {
+  say("");
+  if (call?.microphone) return call.setMicrophone(false);
+  const current = await startCall();
+  endSpeech();
+  await current.stopSpeaking();
+  await current.setMicrophone(true);
+});
+
+async function speakSamples(samples, name) {
+  if (!samples.length) throw new Problem("This recording is empty.");
+  const current = await startCall();
+  if (current.microphone) await current.setMicrophone(false);
+  speech = { seconds: samples.length / SPEECH_RATE, name, from: null };
+  $("now").hidden = false;
+  drawSpeech();
+  await current.speak(samples);
+}
+$("sample").onclick = () => guarded(async () => {
+  say("");
+  const response = await fetch("/sample.wav");
+  if (!response.ok) throw new Problem("The sample is not on this server.");
+  await speakSamples(await decodeSpeech(await response.arrayBuffer()), "Sample");
+});
+async function speakFile(file) {
+  say("");
+  if (file.size > 200 << 20) throw new Problem("This recording is larger than 200 MB; cut it first.");
+  await speakSamples(await decodeSpeech(await file.arrayBuffer()), file.name);
+}
+$("speech").onchange = ({ target }) => { const file = target.files[0]; target.value = ""; if (file) guarded(() => speakFile(file)); };
+$("stop").onclick = () => { call?.stopSpeaking(); endSpeech(); };
+
+function onPlayback(event) {
+  $("speaking").textContent = event.type === "playback.started" ? "speaking" : "";
+  if (event.type === "playback.started" && speech && speech.from === null) speech.from = performance.now();
+  if (event.type === "playback.finished" && speech && event.position_ms / 1000 > speech.seconds - 0.5) endSpeech();
+}
+function endSpeech() {
+  speech = null;
+  $("now").hidden = true;
+  $("speaking").textContent = "";
+}
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+function drawSpeech() {
+  if (!speech) return;
+  const at = speech.from === null ? 0 : Math.min(speech.seconds, (performance.now() - speech.from) / 1000);
+  $("now-progress").value = at / speech.seconds;
+  $("now-text").textContent = `${clock(at)} / ${clock(speech.seconds)}`;
+}
+
+let lastLevel = 0;
+function draw() {
+  const now = call ? meter.read() : 0;
+  lastLevel = Math.max(now, lastLevel * 0.9);
+  $("meter-fill").style.transform = `scaleX(${lastLevel.toFixed(3)})`;
+  drawSpeech();
+  requestAnimationFrame(draw);
+}
+requestAnimationFrame(draw);
+setInterval(() => $("meter").setAttribute("aria-valuenow", String(Math.round(lastLevel * 100))), 500);
+
+// Dropping files anywhere
+
+let depth = 0;
+const holdsFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+addEventListener("dragenter", (event) => { if (holdsFiles(event)) { depth++; $("dropveil").hidden = false; } });
+addEventListener("dragleave", (event) => { if (holdsFiles(event) && --depth <= 0) { depth = 0; $("dropveil").hidden = true; } });
+addEventListener("dragover", (event) => { if (holdsFiles(event)) event.preventDefault(); });
+addEventListener("drop", (event) => {
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  depth = 0;
+  $("dropveil").hidden = true;
+  const file = event.dataTransfer.files[0];
+  if (file?.type.startsWith("image/")) call ? say("End the call before you add a photo.") : offerPhoto(file);
+  else if (file?.type.startsWith("audio/") || /\.(wav|flac|ogg|opus|mp3|m4a)$/i.test(file?.name ?? "")) guarded(() => speakFile(file));
+  else say("Drop a photo or a recording.");
+});
+
+const obstacle = callObstacle();
+if (obstacle) say(obstacle);
+guarded(loadPeople).then(() => { if (!people.size && $("alert").hidden === false) show("problem", ""); });
+
+// For measurements in a browser: the live call and its picture.
+window.visavis = { get call() { return call; }, video };
