@@ -1,0 +1,287 @@
+"""What a person does besides speaking: blinks, gaze, breathing, the sway of the head. A seeded stochastic process, one frame at a time.
+
+Every part is a bounded random process around rest, so nothing drifts however long a call lasts. Sources of the figures:
+blinks 10 to 25 a minute in conversation, more at pauses and with gaze shifts, closing in about 80 ms and opening in 150 ms (Bentivoglio et al.
+1997; Evinger et al. 1991); saccade duration 21 ms + 2.2 ms a degree (Carpenter 1988); fixations at the listener's eyes with glances away of
+about a second, more of them while thinking of words (Argyle & Cook 1976; Lee, Badler & Badler, "Eyes Alive", 2002); breathing 12 to 18 a
+minute; nods and brows on stressed syllables (Graf et al. 2002; Munhall et al. 2004).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from visavis.engine.audio.pcm import FloatArray
+from visavis.engine.motion.channels import (
+    CLAVICLE_LEFT_SLICE,
+    CLAVICLE_RIGHT_SLICE,
+    GAZE_SLICE,
+    HEAD_SLICE,
+    INDEX,
+    NECK_SLICE,
+    SPINE_SLICE,
+    TRANSLATION_SLICE,
+    zero_motion,
+)
+from visavis.engine.timing import FPS
+
+_DT = 1.0 / FPS
+_DEGREE = float(np.pi / 180)
+NECK_SHARE = 0.4
+"""How much of the head's rotation the neck takes."""
+HEAD_LIMIT = np.array([7.0, 8.0, 5.0]) * _DEGREE
+"""Pitch, yaw and roll never go beyond this."""
+
+
+@dataclass(frozen=True)
+class SpeechCue:
+    """What life follows of the speech: level in dB of full scale, and whether somebody speaks, in the frame shown."""
+
+    level: float = -100.0
+    speaking: bool = False
+
+
+@dataclass
+class _Spring:
+    """A critically damped spring: follows its target smoothly, with no overshoot. Exact for a target held during the frame."""
+
+    rate: float
+    value: FloatArray
+    velocity: FloatArray
+
+    def step(self, target: FloatArray) -> FloatArray:
+        decay = float(np.exp(-self.rate * _DT))
+        offset = self.value - target
+        push = self.velocity + self.rate * offset
+        self.value = (target + (offset + push * _DT) * decay).astype(np.float32)
+        self.velocity = ((self.velocity - self.rate * push * _DT) * decay).astype(np.float32)
+        return self.value
+
+
+def _spring(rate: float, n: int) -> _Spring:
+    return _Spring(rate, np.zeros(n, np.float32), np.zeros(n, np.float32))
+
+
+@dataclass
+class _Blinks:
+    wait: float
+    """Seconds to the next one."""
+    since: float = 10.0
+    """Seconds since the last one began."""
+    depth: float = 1.0
+    pace: float = 1.0
+
+
+@dataclass
+class _Gaze:
+    target: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
+    """(yaw, pitch) in radians towards which both eyes look, 0 = the viewer."""
+    start: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
+    at: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
+    progress: float = 1.0
+    duration: float = 0.04
+    fixation: float = 1.0
+    """Seconds that this fixation still lasts."""
+    away: bool = False
+
+
+@dataclass
+class _Stress:
+    mean: float = -30.0
+    spread: float = 6.0
+    before: float = -100.0
+    rising: bool = False
+    since: float = 10.0
+
+
+@dataclass
+class LifeState:
+    """Everything that the process remembers; of constant size."""
+
+    rng: np.random.Generator
+    blinks: _Blinks
+    gaze: _Gaze = field(default_factory=_Gaze)
+    wander: FloatArray = field(default_factory=lambda: np.zeros(6, np.float32))
+    """Ornstein-Uhlenbeck targets of unit variance: head pitch, yaw, roll, translation x, y, z."""
+    sway: _Spring = field(default_factory=lambda: _spring(3.5, 6))
+    nod: _Spring = field(default_factory=lambda: _spring(11.0, 1))
+    brow: _Spring = field(default_factory=lambda: _spring(14.0, 1))
+    nod_target: float = 0.0
+    brow_target: float = 0.0
+    energy: float = 0.0
+    """0 = at rest, 1 = speaking: how lively the head is; follows slowly."""
+    breath: float = 0.0
+    """Phase in cycles."""
+    breath_rate: float = 0.25
+    stress: _Stress = field(default_factory=_Stress)
+    was_speaking: bool = False
+    pause: float = 0.0
+    """Seconds since the last speech."""
+
+
+def blink_curve(seconds: float, pace: float = 1.0) -> float:
+    """How far the lids are closed (0..1) so long after a blink began: 80 ms down, 30 ms shut, 150 ms up, times `pace`."""
+    t = seconds / pace
+    if t < 0.08:
+        return 0.5 - 0.5 * float(np.cos(np.pi * t / 0.08))
+    if t < 0.11:
+        return 1.0
+    return 0.5 + 0.5 * float(np.cos(np.pi * (t - 0.11) / 0.15)) if t < 0.26 else 0.0
+
+
+class Life:
+    """Motion of an idle or speaking person, all channels but the mouth's. The same seed gives the same life."""
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.state = LifeState(rng=rng, blinks=_Blinks(wait=float(rng.uniform(0.8, 3.0))))
+        self._blink_mean = float(rng.uniform(3.4, 4.6))
+        # Nobody is the same on both sides: (right, left) shares of brows and lids, fixed for a person.
+        self._brow_sides = (1 + rng.uniform(-0.2, 0.2, 2)).astype(np.float32)
+        self._lid_delay = float(rng.uniform(-0.008, 0.008))
+
+    def step(self, cue: SpeechCue = SpeechCue()) -> FloatArray:
+        """The next frame's motion (N_CHANNELS,)."""
+        state = self.state
+        pause_begins = state.was_speaking and not cue.speaking
+        state.pause = 0.0 if cue.speaking else state.pause + _DT
+        state.energy += ((1.0 if state.pause < 0.4 else 0.0) - state.energy) * _DT / 0.8
+        stressed = self._stressed(cue)
+        motion = zero_motion()
+        rotation = self._head(motion, stressed)
+        shifted = self._gaze(motion, rotation, cue, pause_begins)
+        self._brows(motion, stressed)
+        self._blink(motion, pause_begins, shifted)
+        self._breathe(motion)
+        state.was_speaking = cue.speaking
+        return motion
+
+    def _stressed(self, cue: SpeechCue) -> bool:
+        """Is the syllable that ends here louder than most: a peak of the level, at most two a second?"""
+        stress = self.state.stress
+        stress.since += _DT
+        peak = False
+        if cue.speaking and cue.level > -60:
+            share = _DT / 3.0
+            difference = cue.level - stress.mean
+            stress.mean += difference * share
+            stress.spread += (abs(difference) - stress.spread) * share
+            falls = cue.level < stress.before
+            high = stress.before > stress.mean + 0.7 * stress.spread
+            peak = falls and stress.rising and high and stress.since > 0.45
+            stress.rising = not falls
+        stress.before = cue.level
+        if peak:
+            stress.since = 0.0
+        return peak
+
+    def _head(self, motion: FloatArray, stressed: bool) -> FloatArray:
+        state = self.state
+        kick = state.rng.standard_normal(6).astype(np.float32)
+        slow = np.float32(_DT / 1.6)
+        state.wander += -slow * state.wander + np.sqrt(2 * slow) * kick
+        speaking, energy = np.float32(state.energy), 0.35 + 0.65 * state.energy
+        scale = np.array([1.6, 2.6, 1.5], np.float32) * np.float32(_DEGREE * energy)
+        targets = np.concatenate([state.wander[:3] * scale, state.wander[3:] * np.float32(0.0022 * energy)])
+        # Eyes that look aside take the head along a little.
+        targets[1] += 0.25 * state.gaze.target[0]
+        targets[0] -= 0.2 * state.gaze.target[1]
+        sway = state.sway.step(targets.astype(np.float32))
+        if stressed and state.rng.random() < 0.65:
+            state.nod_target = float(state.rng.uniform(1.2, 3.4)) * _DEGREE * float(speaking)
+        nod = state.nod.step(np.array([state.nod_target], np.float32))
+        state.nod_target *= 0.75
+        rotation = sway[:3].copy()
+        rotation[0] += nod[0]
+        rotation = (HEAD_LIMIT * np.tanh(rotation / HEAD_LIMIT)).astype(np.float32)
+        motion[HEAD_SLICE] = rotation * (1 - NECK_SHARE)
+        motion[NECK_SLICE] = rotation * NECK_SHARE
+        motion[TRANSLATION_SLICE] = 0.006 * np.tanh(sway[3:] / 0.006)
+        return rotation
+
+    def _gaze(self, motion: FloatArray, rotation: FloatArray, cue: SpeechCue, pause_begins: bool) -> bool:
+        """Moves the eyes; True when a saccade of more than 6 degrees starts."""
+        gaze, rng = self.state.gaze, self.state.rng
+        gaze.fixation -= _DT
+        shifted = False
+        glance_back = pause_begins and gaze.away  # the speaker hands over the turn
+        if gaze.fixation <= 0 or glance_back:
+            leave = 0.28 if cue.speaking else 0.2
+            gaze.away = not gaze.away and not glance_back and bool(rng.random() < leave)
+            if gaze.away:
+                side = rng.choice([-1.0, 1.0])
+                target = np.array([side * rng.uniform(4, 13), rng.normal(-1.5, 4.5)]) * _DEGREE
+                gaze.fixation = float(np.clip(rng.lognormal(np.log(0.8), 0.4), 0.3, 2.0))
+            else:  # between the viewer's eyes and mouth
+                target = np.clip(rng.normal(0, [0.9, 0.7]), -2, 2) * _DEGREE
+                gaze.fixation = float(np.clip(rng.lognormal(np.log(1.3), 0.6), 0.35, 5.0))
+            shifted = self._look(target)
+        elif rng.random() < 1.2 * _DT:  # micro-saccade
+            self._look(gaze.target + rng.normal(0, 0.25, 2) * _DEGREE)
+        gaze.progress = min(1.0, gaze.progress + _DT / gaze.duration)
+        eased = np.float32(gaze.progress * gaze.progress * (3 - 2 * gaze.progress))
+        gaze.at = gaze.start + (gaze.target - gaze.start) * eased
+        # Eyes hold their target while the head moves (vestibulo-ocular reflex).
+        yaw = float(np.clip(gaze.at[0] - rotation[1], -0.35, 0.35))
+        pitch = float(np.clip(gaze.at[1] + rotation[0], -0.3, 0.25))
+        motion[GAZE_SLICE] = (yaw, pitch, yaw, pitch)
+        down, up = max(0.0, -pitch) / (30 * _DEGREE), max(0.0, pitch) / (25 * _DEGREE)
+        left, right = max(0.0, yaw) / (35 * _DEGREE), max(0.0, -yaw) / (35 * _DEGREE)
+        for side, outward, inward in (("Left", left, right), ("Right", right, left)):
+            motion[INDEX[f"eyeLookDown{side}"]] = down
+            motion[INDEX[f"eyeLookUp{side}"]] = up
+            motion[INDEX[f"eyeLookOut{side}"]] = outward
+            motion[INDEX[f"eyeLookIn{side}"]] = inward
+        return shifted
+
+    def _look(self, target: FloatArray) -> bool:
+        gaze = self.state.gaze
+        limit = np.array([15, 9]) * _DEGREE
+        gaze.start, gaze.target = gaze.at, np.clip(target, -limit, limit).astype(np.float32)
+        degrees = float(np.linalg.norm(gaze.target - gaze.start)) / _DEGREE
+        gaze.progress, gaze.duration = 0.0, 0.021 + 0.0022 * degrees
+        return degrees > 6
+
+    def _brows(self, motion: FloatArray, stressed: bool) -> None:
+        state = self.state
+        if stressed and state.rng.random() < 0.5:
+            state.brow_target = float(state.rng.uniform(0.15, 0.45))
+        brow = float(state.brow.step(np.array([state.brow_target], np.float32))[0])
+        state.brow_target *= 0.82
+        raised = max(0.0, brow)
+        motion[INDEX["browInnerUp"]] = raised
+        motion[INDEX["browOuterUpRight"]] = 0.7 * raised * self._brow_sides[0]
+        motion[INDEX["browOuterUpLeft"]] = 0.7 * raised * self._brow_sides[1]
+
+    def _blink(self, motion: FloatArray, pause_begins: bool, shifted: bool) -> None:
+        blinks, rng = self.state.blinks, self.state.rng
+        blinks.since += _DT
+        blinks.wait -= _DT
+        if (pause_begins and rng.random() < 0.35) or (shifted and rng.random() < 0.3):
+            blinks.wait = min(blinks.wait, 0.04)
+        if blinks.wait <= 0 and blinks.since > 0.9:
+            blinks.since = float(rng.uniform(0, _DT))
+            blinks.depth, blinks.pace = float(rng.uniform(0.9, 1.0)), float(rng.uniform(0.75, 1.1))
+            blinks.wait = 0.9 + float(rng.gamma(2.0, (self._blink_mean - 0.9) / 2.0))
+            if rng.random() < 0.06:
+                blinks.wait = 0.9  # one blink after the other
+        for side, delay in (("Right", -self._lid_delay), ("Left", self._lid_delay)):
+            lids = blinks.depth * blink_curve(max(0.0, blinks.since - delay), blinks.pace)
+            motion[INDEX[f"eyeBlink{side}"]] = lids
+
+    def _breathe(self, motion: FloatArray) -> None:
+        state = self.state
+        state.breath_rate += (0.25 - state.breath_rate) * _DT / 8 + 0.012 * float(np.sqrt(_DT)) * float(state.rng.standard_normal())
+        state.breath_rate = float(np.clip(state.breath_rate, 0.2, 0.3))
+        state.breath = (state.breath + state.breath_rate * _DT) % 1.0
+        # In over two fifths of the cycle, out over three.
+        warped = state.breath / 0.4 * 0.5 if state.breath < 0.4 else 0.5 + (state.breath - 0.4) / 0.6 * 0.5
+        filled = 0.5 - 0.5 * float(np.cos(2 * np.pi * warped))
+        lift = filled * (1.0 + 0.2 * state.energy)
+        # Shoulders rise (about z, opposite on the two sides), the chest leans back a little, the head stays level.
+        motion[CLAVICLE_LEFT_SLICE.start + 2] = 1.1 * _DEGREE * lift
+        motion[CLAVICLE_RIGHT_SLICE.start + 2] = -1.1 * _DEGREE * lift
+        motion[SPINE_SLICE.start] = -0.45 * _DEGREE * lift
+        motion[NECK_SLICE.start] += 0.35 * _DEGREE * lift
