@@ -18,7 +18,7 @@ from visavis.engine.body.model import load_body
 from visavis.engine.body.photo import load_photo
 from visavis.engine.body.surface import build_surface, meet_landmarks
 from visavis.engine.errors import PhotoError
-from visavis.engine.video.interior import eye_layer, mouth_layers
+from visavis.engine.video.interior import clear_openings, eye_layer, mouth_layers
 from visavis.engine.video.matte import person_matte, split_layers
 
 Bytes = npt.NDArray[np.uint8]
@@ -59,6 +59,7 @@ def enroll(
     report("cutting out the person", 0.35)
     matte = person_matte(rgb, found, PoseDetector().detect(rgb)) if alpha is None else alpha.astype(np.float32) / 255
     report("filling the background", 0.7)
+    matte = np.clip((matte - 0.03) / 0.94, 0, 1)  # a breath of alpha far from the person would drag ghosts along
     layers = split_layers(rgb, matte)
     report("building the portrait", 0.9)
     surface = build_surface(fit, head, found.landmarks, layers.alpha)
@@ -76,7 +77,7 @@ def enroll(
         "landmark_error_px": round(head.residual_px, 3),
     }
     report("done", 1.0)
-    texture = np.dstack([layers.foreground, layers.alpha])
+    texture = clear_openings(np.dstack([layers.foreground, layers.alpha]), surface)
     return Avatar(np.ascontiguousarray(texture), layers.plate, surface, tuple(interior), pivots, fit, metadata)
 
 

@@ -238,7 +238,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     # the rolled-in rims of lips and lids face away from any camera and must stay
     centroid = body.vertices[face].mean(1)
     at_margin = ((centroid[:, None] - body.vertices[margin_vertices][None]) ** 2).sum(-1).min(1) < 0.010**2
-    face = _largest_piece(face[(facing > 0.12) | at_margin])
+    # and so must the underside of the nose
+    nose = (np.abs(centroid[:, 0]) < 0.024) & (np.abs(centroid[:, 1] + 0.035) < 0.02) & (facing > -0.6)
+    face = _largest_piece(face[(facing > 0.3) | at_margin | nose])
     face = _peel_spikes(face, margin_vertices)
     loops = boundary_loops(face)
     margin_sets = [set(np.concatenate([o.upper.vertices, o.lower.vertices]).tolist()) for o in openings()]
@@ -278,6 +280,11 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     mesh = _delaunay(all_px)
     middle_px = all_px[mesh].mean(1)
     outside = np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), False) < 0 for x, y in middle_px])
+    # A rim edge that the triangulation lacks is straddled by triangles: those with an edge's middle outside stay,
+    # overlapping the face by a hair, so that no crack opens along the rim.
+    for k in range(3):
+        between = (all_px[mesh[:, k]] + all_px[mesh[:, k - 1]]) / 2
+        outside |= np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), True) < -0.02 for x, y in between])
     mesh = mesh[outside]
     longest = np.max([np.linalg.norm(all_px[mesh[:, k]] - all_px[mesh[:, k - 1]], axis=1) for k in range(3)], 0)
     mesh = mesh[longest < 4 * spacing]
@@ -298,11 +305,15 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     t = (uv[:, 1] - chin_y) / (neck_y - chin_y)
     smooth = _smoothstep
     on_face = np.arange(n_all) < n_face
-    head_weight = np.where(on_face, 1.0, 1 - smooth(-0.25, 0.75, t))
-    neck_weight = np.where(on_face, 1.0, 1 - smooth(0.1, 1.15, t))
+    centre_x = float(neck_px[0])
+    face_x = float(landmarks[:468, 0].mean())
+    axis = face_x + (centre_x - face_x) * np.clip(t, 0, 1)
+    # beside the neck lie shoulders and collars, beside the head lies hair: towards the chin's height only what is near follows
+    beside = smooth(0.62, 1.05, np.abs(uv[:, 0] - axis) / face_height) * smooth(-0.75, -0.1, t)
+    head_weight = np.where(on_face, 1.0, (1 - smooth(-0.25, 0.75, t)) * (1 - beside))
+    neck_weight = np.where(on_face, 1.0, (1 - smooth(0.1, 1.15, t)) * (1 - beside))
     head_weight = _relax(head_weight, triangles, on_face, head_weight, 1.5, 12)
     neck_weight = np.maximum(_relax(neck_weight, triangles, on_face, neck_weight, 1.5, 12), head_weight)
-    centre_x = float(neck_px[0])
     shoulder = smooth(0.25, 0.9, np.abs(uv[:, 0] - centre_x) / face_height) * (1 - neck_weight) * smooth(0.2, 0.9, t)
     fade = 1 - smooth(1.4, 3.2, t)
     left = shoulder * (uv[:, 0] > centre_x) * fade
@@ -314,8 +325,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     chest = float(bone["neck"][2]) + 0.045
     far = back * head_weight + chest * (1 - head_weight)
     rim_z = face_world[:, 2]
+    far = far + 0.35 * (float(np.median(rim_z[rim_local])) - far) * head_weight  # a shallower relief tears and smears less
     z0 = np.concatenate([rim_z, far[n_face:]])
-    z = _relax(z0, triangles, on_face, far, (spacing / (0.22 * face_height)) ** 2 * 2, 300)
+    z = _relax(z0, triangles, on_face, far, (spacing / (0.4 * face_height)) ** 2 * 2, 300)
     world = np.zeros((n_all, 3))
     world[:, 2] = z
     world[:, 0] = (uv[:, 0] - cx) / focal * -z
@@ -348,7 +360,7 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     lips = _lip_triangles(face, face_ids, body)
     part[: len(face)][lips] = body.part_id("lips")
     return Surface(
-        world.astype(np.float32), uv.astype(np.float32), triangles, part, _flag_margins(triangles, seams), units.astype(np.float32),
+        world.astype(np.float32), uv.astype(np.float32), triangles, part, _flag_margins(triangles, len(face), seams, rim_local), units.astype(np.float32),
         weights.astype(np.float32), rest.astype(np.float32), seams, rest_motion, head.residual_px, face_ids.astype(np.int32),
     )  # fmt: skip
 
@@ -395,8 +407,11 @@ def _peel_spikes(triangles: IntArray, margins: IntArray) -> IntArray:
     return triangles
 
 
-def _flag_margins(triangles: IntArray, seams: tuple[Seam, ...]) -> npt.NDArray[np.uint8]:
-    """Bit k of a triangle's flag: its edge k lies on a lip or lid margin (an edge of one triangle only)."""
+def _flag_margins(triangles: IntArray, n_face: int, seams: tuple[Seam, ...], rim: IntArray) -> npt.NDArray[np.uint8]:
+    """Bit k of a triangle's flag: its edge k lies on a lip or lid margin (an edge of one triangle only), or on the face's rim.
+
+    The rim's edges are drawn a pixel over the grid around it: no hairline can open between the two triangulations.
+    """
     margin = np.zeros(int(triangles.max()) + 1, bool)
     for seam in seams:
         margin[seam.upper] = margin[seam.lower] = True
@@ -404,6 +419,10 @@ def _flag_margins(triangles: IntArray, seams: tuple[Seam, ...]) -> npt.NDArray[n
     flat = np.sort(edges.reshape(-1, 2), 1)
     _, inverse, count = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
     single = (count[inverse.ravel()] == 1).reshape(-1, 3) & margin[edges].all(-1)
+    following = dict(zip(rim.tolist(), np.roll(rim, -1).tolist(), strict=True))
+    next_on_rim = np.full(len(margin), -1)
+    next_on_rim[list(following)] = list(following.values())
+    single[:n_face] |= next_on_rim[edges[:n_face, :, 0]] == edges[:n_face, :, 1]
     return (single * [1, 2, 4]).sum(1).astype(np.uint8)
 
 

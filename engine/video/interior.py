@@ -163,6 +163,23 @@ def _complete_eye(crop: Bytes, polygon: Float64, pupil: Float64, radius: float, 
     return np.dstack([np.clip(out, 0, 255), np.full(size, 255.0)]).astype(np.uint8)
 
 
+def clear_openings(texture: Bytes, surface: Surface) -> Bytes:
+    """The person's layer with lids and lips carried on into the openings: what shows at a margin that has moved is skin, not a
+    line of teeth or of the white of the eye. (H, W, 4) to the same."""
+    mask = np.zeros(texture.shape[:2], np.float32)
+    for seam in surface.seams:
+        polygon = _polygon(seam, surface.uv.astype(np.float64))
+        if float(np.ptp(polygon[:, 1])) > 2:
+            mask = np.maximum(mask, _fill_polygon(polygon, (texture.shape[0], texture.shape[1])))
+    hole = (mask > 0.25).astype(np.uint8)
+    if not hole.any():
+        return texture
+    filled = cv2.inpaint(np.ascontiguousarray(texture[..., :3]), hole, 3, cv2.INPAINT_TELEA)
+    out = texture.copy()
+    out[..., :3] = np.where(hole[..., None] > 0, filled, texture[..., :3])
+    return out
+
+
 def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> list[Layer]:
     """Cavity, tongue, lower teeth, upper teeth and the photo's own teeth, back to front; empty when the mouth is not on the surface."""
     seam = next((s for s in surface.seams if s.name == "mouth"), None)
@@ -187,8 +204,9 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     lip_y = float(np.median(upper_line[len(upper_line) // 4 : -len(upper_line) // 4, 1]))
     width = float(np.ptp(line[:, 0]))
     now = np.concatenate([surface.vertices[seam.upper], surface.vertices[seam.lower]]) @ turn
+    lower_y = float(np.median((surface.vertices[seam.lower] @ turn)[4:-4, 1]))
     open_by = float(
-        np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]) - np.median((surface.vertices[seam.lower] @ turn)[4:-4, 1])
+        np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]) - lower_y
     )
 
     def make(name: str, points: Float64, uv: Float64, triangles: IntArray, texture: Bytes, jaw: Float64, part: str) -> Layer:
@@ -211,13 +229,14 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     layers.append(_tongue(make, head, turn, front, lip_y, centre, brightness * tint, jaw_deltas))
     for name, part, jaw in (("lowerTeeth", "lowerTeeth", jaw_mean), ("upperTeeth", "upperTeeth", np.zeros((4, 3)))):
         upper = name == "upperTeeth"
-        edge = lip_y - 0.0022 if upper else lip_y - 0.0002
-        if upper and open_by > 0.002:
-            edge = min(edge, lip_y - 0.6 * open_by)
+        # biting edges: the upper a little below the lips' line at rest, the lower behind the lower lip
+        edge = lip_y - 0.0022 if upper else min(lip_y - 0.0035, lower_y + 0.0005)
+        if upper and open_by > 0.003:
+            continue  # the photo shows this person's own
         points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
         points = points + [centre[0], 0, front - (0.0055 if upper else 0.0085)]
         layers.append(make(name, points, uv, triangles, _teeth_texture(upper, brightness, tint), jaw, part))
-    if open_by > 0.0015:
+    if open_by > 0.0008:
         layers.append(_photo_teeth(photo, surface, seam, fit, front, turn, make))
     return layers
 
@@ -256,10 +275,11 @@ def _teeth_texture(upper: bool, brightness: float, tint: Float64) -> Bytes:
     alpha = np.clip((tip[None] - along[:, None]) * 40 + 0.5, 0, 1)
     gum_line = 0.30 + 0.10 * np.abs(within) ** 3
     gum = np.clip((gum_line[None] - along[:, None]) * 25 + 0.5, 0, 1)
-    gap = 1 - 0.40 * np.exp(-(((1 - np.abs(within)) * widths[tooth] / 0.45) ** 2))
+    gap = 1 - (0.25 if upper else 0.18) * np.exp(-(((1 - np.abs(within)) * widths[tooth] / 0.55) ** 2))
     curve = 1 - 0.16 * within**2
     depth = np.clip(1.02 - (s / total) ** 1.4 * 0.78, 0.1, 1)  # the back lies in the cheeks' shade
-    vertical = 0.80 + 0.20 * np.clip((along - 0.25) / 0.5, 0, 1)
+    # the lower row stands in the lower lip's shade
+    vertical = (0.80 if upper else 0.62) + (0.20 if upper else 0.30) * np.clip((along - 0.25) / 0.6, 0, 1)
     enamel = np.array([0.86, 0.82, 0.745]) * brightness * tint
     flesh = np.array([0.55, 0.27, 0.26]) * brightness * tint
     white = enamel * (gap * curve * depth)[None, :, None] * vertical[:, None, None]
