@@ -5,8 +5,8 @@
    Natural Image Matting", 2008; applied with box filters as in He, Sun, Tang, "Fast Matting Using Large
    Kernel Matting Laplacian Matrices", 2010), with a data term from nearby foreground and background colours
    (Wang, Cohen, "Optimized Color Sampling for Robust Matting", 2007), solved by conjugate gradients.
-3. Foreground colours: Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", 2020.
-4. Plate: the background mirrored at the silhouette, passing into a smooth fill further in.
+3. Plate: the background mirrored at the silhouette, passing into a smooth fill further in.
+4. Foreground colours: from the compositing equation, given alpha and plate.
 
 Images are RGB uint8 (H, W, 3), mattes float32 (H, W) 0..1.
 """
@@ -27,7 +27,7 @@ from visavis.engine.body.detect import BodyPose, Face
 from visavis.engine.body.detect_geometry import Region
 from visavis.engine.body.detect_networks import WEIGHTS, Network
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating[Any]]
 Image = npt.NDArray[np.uint8]
 
 WORKING_SIDE = 640
@@ -382,75 +382,47 @@ def _strands(
 # -----------------------------------------------------------------------------------------
 
 
-def estimate_foreground(image: FloatArray, alpha: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Foreground and background colours (H, W, 3) with image = alpha F + (1 - alpha) B, smooth where alpha is
-    not.
-
-    Multi-level: solved from the coarsest level up, each starting from the one before, by Jacobi steps on the
-    2x2 systems of each pixel.
-    """
-    h, w = alpha.shape
-    levels = int(np.ceil(np.log2(max(h, w))))
-    f = b = np.zeros((1, 1, 3), np.float32)
-    for level in range(levels + 1):
-        lw, lh = max(1, round(w ** (level / levels))), max(1, round(h ** (level / levels)))
-        i = cv2.resize(image, (lw, lh), interpolation=cv2.INTER_AREA).reshape(lh, lw, 3)
-        a = cv2.resize(alpha, (lw, lh), interpolation=cv2.INTER_AREA).reshape(lh, lw)
-        f = cv2.resize(f, (lw, lh), interpolation=cv2.INTER_NEAREST).reshape(lh, lw, 3)
-        b = cv2.resize(b, (lw, lh), interpolation=cv2.INTER_NEAREST).reshape(lh, lw, 3)
-        steps = 10 if max(lh, lw) <= 32 else 3
-        for _ in range(steps):
-            f, b = _foreground_step(i, a, f, b)
-    return f, b
-
-
-def _foreground_step(
-    image: FloatArray, alpha: FloatArray, f: FloatArray, b: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    padded_a = np.pad(alpha, 1, mode="edge")
-    fb = np.pad(np.concatenate([f, b], -1), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    h, w = alpha.shape
-    total = np.zeros((h, w), np.float32)
-    near = np.zeros((h, w, 6), np.float32)
-    for dy, dx in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        weight = 1e-5 + np.abs(alpha - padded_a[dy : dy + h, dx : dx + w])
-        total += weight
-        near += weight[..., None] * fb[dy : dy + h, dx : dx + w]
-    a, c = alpha[..., None], 1 - alpha[..., None]
-    t = total[..., None]
-    mean_f, mean_b = near[..., :3] / t, near[..., 3:] / t
-    # Minimiser of (a F + c B - I)^2 + t |F - mean_f|^2 + t |B - mean_b|^2: a step along (a, c) from the
-    # means.
-    error = (image - a * mean_f - c * mean_b) / (t + a * a + c * c)
-    return np.clip(mean_f + a * error, 0, 1), np.clip(mean_b + c * error, 0, 1)
-
-
 def split_layers(rgb: Image, alpha: FloatArray) -> Layers:
     """Foreground colours, alpha and background plate of a photo; together they give the photo back.
 
-    Where no foreground colour can explain a pixel of the band in front of the filled background, alpha is
-    raised if it was high, and the plate keeps the pixel's colour if it was low.
+    Given the plate, the foreground's colour follows from the compositing equation. Where no colour can
+    explain a pixel in front of the filled background, alpha is raised if it was high or the misfit is small
+    at the silhouette (halos of sharpening, strands that the matte lost), else the plate keeps the pixel.
     """
     image = rgb.astype(np.float32) / 255
     alpha = np.clip(alpha, 0, 1).astype(np.float32)
     plate = fill_background(image, alpha)
     # The least alpha for which a colour in 0..1 exists.
     room = np.where(image > plate, 1 - plate, plate)
-    least = (np.abs(image - plate) / np.maximum(room, 1e-3)).max(-1)
-    alpha = np.maximum(alpha, np.clip(least, 0, 1) * np.clip((alpha - 0.25) / 0.25, 0, 1))
+    least = np.clip((np.abs(image - plate) / np.maximum(room, 1e-3)).max(-1), 0, 1)
+    margin = _margin(alpha.shape)
+    near = cv2.dilate((alpha > 0.4).astype(np.float32), _disc(margin))
+    near = cv2.GaussianBlur(near, (0, 0), 0.5 * margin)
+    small = np.clip(least - 0.02, 0, 1) * np.clip((0.4 - least) / 0.15, 0, 1) * near
+    large = least * np.clip((alpha - 0.25) / 0.25, 0, 1)
+    alpha = np.maximum(alpha, np.maximum(small, large))
     alpha8 = np.round(alpha * 255).astype(np.uint8)
-    a = alpha8.astype(np.float32) / 255
-    smooth, _ = estimate_foreground(image, a)
-    a3 = a[..., None]
-    # Exact given the plate, but noise where alpha is small: there the smooth estimate takes over.
-    exact = np.clip((image - (1 - a3) * plate) / np.maximum(a3, 1e-3), 0, 1)
-    trust = a3**2 / (a3**2 + 0.05**2)
-    foreground = np.where(a3 >= 1, image, trust * exact + (1 - trust) * smooth)
-    foreground8 = np.round(np.clip(foreground, 0, 1) * 255)
-    missing = image - a3 * foreground8 / 255 - (1 - a3) * plate
-    plate = plate + missing * np.clip(1.2 - 2 * a3, 0, 1) / np.maximum(1 - a3, 0.1)
+    a = alpha8[..., None].astype(np.float32) / 255
+    # Exact, but noise where alpha is nearly 0: there the colours of the inside are continued.
+    exact = np.clip((image - (1 - a) * plate) / np.maximum(a, 1e-3), 0, 1)
+    inside = push_pull(image, (alpha > 0.95).astype(np.float32))
+    trust = a**2 / (a**2 + 0.05**2)
+    foreground = np.where(a >= 1, image, trust * exact + (1 - trust) * inside)
+    foreground8 = np.round(foreground * 255)
+    missing = image - a * foreground8 / 255 - (1 - a) * plate
+    plate = plate + missing * np.clip(1.2 - 2 * a, 0, 1) / np.maximum(1 - a, 0.1)
     plate8 = np.round(np.clip(plate, 0, 1) * 255).astype(np.uint8)
     return Layers(foreground8.astype(np.uint8), alpha8, plate8)
+
+
+def _margin(shape: tuple[int, ...]) -> int:
+    """Width in pixels of what touches the silhouette without being in the matte: lens blur, halos of
+    sharpening."""
+    return max(2, round(0.008 * max(shape)))
+
+
+def _disc(radius: int) -> Image:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2), np.uint8)
 
 
 def fill_background(image: FloatArray, alpha: FloatArray) -> FloatArray:
@@ -461,8 +433,8 @@ def fill_background(image: FloatArray, alpha: FloatArray) -> FloatArray:
     be.
     """
     h, w = alpha.shape
-    margin = max(2, round(0.006 * max(h, w)))
-    touched = cv2.dilate((alpha > 0.02).astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8))
+    margin = _margin(alpha.shape)
+    touched = cv2.dilate((alpha > 0.02).astype(np.uint8), _disc(margin))
     safe = (touched == 0).astype(np.float32)
     if not safe.any():
         return image.copy()
