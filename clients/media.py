@@ -123,7 +123,7 @@ class MovieWriter:
         rate = fractions.Fraction(fps).limit_denominator(1001)
         self._video = self._container.add_stream("libx264", rate=rate)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        self._video.time_base = 1 / rate
+        self._tick = 1 / rate
         # The pictures are converted by BT.601 (as on the wire); saying so keeps players from guessing.
         self._video.options = {
             "crf": str(crf),
@@ -167,7 +167,7 @@ class MovieWriter:
     def add_frame(self, frame: av.VideoFrame) -> None:
         """One frame; its stamp is replaced by its number."""
         frame.pts = self._frames
-        frame.time_base = self._video.time_base
+        frame.time_base = self._tick
         frame.pict_type = av.video.frame.PictureType.NONE
         self._frames += 1
         self._container.mux(self._video.encode(frame))

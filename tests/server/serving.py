@@ -1,0 +1,88 @@
+"""Helpers of the server's tests: a running server on the double engine, and what is left when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import aiohttp
+from aiohttp.test_utils import TestServer
+from double import DoubleEngine
+
+from visavis.server.app import create_app
+from visavis.server.config import ServerConfig
+from visavis.server.routes import AVATARS, METRICS, SESSIONS
+
+
+class Api:
+    """A client of a test server; `call` returns (status, JSON or text)."""
+
+    def __init__(self, http: aiohttp.ClientSession, server: TestServer, engine: DoubleEngine) -> None:
+        self.http, self.server, self.engine = http, server, engine
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.sessions = server.app[SESSIONS]
+        self.avatars = server.app[AVATARS]
+        self.metrics = server.app[METRICS]
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        async with self.http.request(method, self.url + path, **options) as response:
+            text = await response.text()
+            if response.content_type == "application/json":
+                return response.status, await response.json()
+            return response.status, text
+
+    async def ready(self, avatar: str = "demo") -> dict[str, Any]:
+        for _ in range(200):
+            _, state = await self.call("GET", f"/v1/avatars/{avatar}")
+            if state.get("state") not in ("waiting", "enrolling"):
+                return state
+            await asyncio.sleep(0.02)
+        raise AssertionError("never ready")
+
+    async def session(self) -> tuple[dict[str, Any], dict[str, str]]:
+        await self.ready()
+        status, info = await self.call("POST", "/v1/sessions", json={"avatar": "demo"})
+        assert status == 201, info
+        return info, {"Authorization": f"Bearer {info['token']}"}
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: DoubleEngine | None = None, **settings: Any) -> AsyncIterator[Api]:
+    engine = engine or DoubleEngine()
+    server = TestServer(create_app(ServerConfig(**settings), engine), host="127.0.0.1")
+    await server.start_server()
+    async with aiohttp.ClientSession() as http:
+        try:
+            yield Api(http, server, engine)
+        finally:
+            await server.close()
+
+
+def engine_threads() -> list[str]:
+    """Names of live threads that belong to sessions or peers."""
+    return [t.name for t in threading.enumerate() if t.name.startswith("session-") or t.name.endswith("-decoder")]
+
+
+async def settled(seconds: float = 5.0) -> tuple[list[str], list[str]]:
+    """Names of tasks and threads that are still there once things had time to end."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        gc.collect()
+        tasks = [
+            t.get_name()
+            for t in asyncio.all_tasks()
+            if t is not asyncio.current_task() and t.get_name().split("-")[0] in ("clock", "events", "speech", "connect", "drain")
+        ]
+        threads = engine_threads()
+        if not tasks and not threads or loop.time() > deadline:
+            return tasks, threads
+        await asyncio.sleep(0.05)
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(coroutine)

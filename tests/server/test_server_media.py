@@ -1,0 +1,135 @@
+"""Encoders and RTP: what goes in comes out, keyframes on demand, stamps kept, rates followed with patience."""
+
+from __future__ import annotations
+
+import fractions
+
+import av
+import numpy as np
+import pytest
+from aiortc.codecs import depayload, get_decoder
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from double import draw
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visavis.kernels import rgb_to_i420
+from visavis.server.encoders import LowDelayH264Encoder, LowDelayVp8Encoder, RateControl, get_encoder, start_bitrate
+from visavis.server.rtp import SpeechJitterBuffer, StampMapper, ntp_timestamp, unix_time
+
+
+def codec(name, rate=90000):
+    return RTCRtpCodecParameters(mimeType=name, clockRate=rate, payloadType=96)
+
+
+def picture(k):
+    frame = av.VideoFrame.from_ndarray(rgb_to_i420(draw(0.5 + 0.5 * np.sin(k))), format="yuv420p")
+    frame.pts, frame.time_base = k * 3600, fractions.Fraction(1, 90000)
+    return frame
+
+
+@pytest.mark.parametrize("name", ["video/VP8", "video/H264"])
+def test_every_frame_comes_out_at_once_with_its_stamp_and_looks_the_same(name):
+    encoder, decoder = get_encoder(codec(name)), get_decoder(codec(name))
+    for k in range(12):
+        frame = picture(k)
+        payloads, stamp = encoder.encode(frame, False)
+        assert payloads and stamp == k * 3600
+        assert max(map(len, payloads)) <= 1300
+        data = b"".join(depayload(codec(name), payload) for payload in payloads)
+        decoded = decoder.decode(JitterFrame(data, stamp))
+        assert len(decoded) == 1
+        wanted, got = picture(k).to_ndarray(format="rgb24"), decoded[0].to_ndarray(format="rgb24")
+        assert np.abs(wanted.astype(int) - got).mean() < 3
+
+
+def keyframe(name, payloads):
+    """Whether an encoded frame stands alone."""
+    data = b"".join(depayload(codec(name), payload) for payload in payloads)
+    if name == "video/VP8":
+        return data[0] & 1 == 0
+    return any(part[:1] and part[0] & 31 == 5 for part in data.split(b"\x00\x00\x01"))
+
+
+@pytest.mark.parametrize("name", ["video/VP8", "video/H264"])
+def test_keyframes_come_when_asked_for_and_not_else(name):
+    encoder = get_encoder(codec(name))
+    assert isinstance(encoder, LowDelayVp8Encoder | LowDelayH264Encoder)
+    kinds = [keyframe(name, encoder.encode(picture(k), k == 6)[0]) for k in range(10)]
+    assert kinds == [k in (0, 6) for k in range(10)]
+
+
+def test_opus_keeps_the_stamps_of_its_blocks_across_a_gap():
+    encoder, decoder = get_encoder(codec("audio/opus", 48000)), get_decoder(codec("audio/opus", 48000))
+    wave = (8000 * np.sin(2 * np.pi * 440 * np.arange(960 * 30) / 48000)).astype(np.int16)
+    heard = []
+    for k in range(30):
+        frame = av.AudioFrame.from_ndarray(wave[None, k * 960 : k * 960 + 960], format="s16", layout="mono")
+        frame.sample_rate, frame.time_base = 48000, fractions.Fraction(1, 48000)
+        frame.pts = k * 960 + (48000 if k >= 15 else 0)
+        stamp_in = frame.pts
+        payloads, stamp = encoder.encode(frame, False)
+        assert len(payloads) == 1 and stamp == stamp_in
+        heard += [f.to_ndarray().reshape(-1, 2)[:, 0] for f in decoder.decode(JitterFrame(payloads[0], stamp))]
+    heard = np.concatenate(heard)
+    spectrum = np.abs(np.fft.rfft(heard[9600:19200] * np.hanning(9600)))
+    assert abs(np.argmax(spectrum) * 5 - 440) <= 5
+
+
+def test_the_start_rate_suits_the_picture():
+    assert 1_500_000 <= start_bitrate(512, 512) <= 2_500_000
+    assert start_bitrate(64, 64) < 300_000
+
+
+def test_rate_control_ignores_estimates_of_a_still_picture_and_obeys_real_limits():
+    rate = RateControl(2_000_000, ceiling=4_000_000, sent=300_000)
+    assert not rate.estimate(450_000, 10.0), "the receiver only saw a still picture"
+    assert rate.target == 2_000_000
+    rate.sent = 2_000_000
+    assert rate.estimate(800_000, 11.0) and rate.target == 800_000
+    assert not rate.estimate(3_000_000, 12.0), "rises wait"
+    assert rate.estimate(3_000_000, 20.0) and rate.target == 1_200_000
+    assert not rate.estimate(1_250_000, 30.0), "not worth a keyframe"
+    for k in range(20):
+        rate.estimate(10**9, 40.0 + 10 * k)
+    assert rate.target == 4_000_000
+    rate.sent = 4_000_000
+    rate.estimate(1, 1000.0)
+    assert rate.target == 200_000
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=60), st.integers(0, 65535))
+def test_speech_packets_come_out_at_once_and_in_order(order, start):
+    class Packet:
+        def __init__(self, number):
+            self.sequence_number = (start + number) & 0xFFFF
+            self.timestamp = number * 960
+            self._data = b"x"
+
+    buffer = SpeechJitterBuffer()
+    last = None
+    for number in order:
+        lost, frame = buffer.add(Packet(number))
+        assert lost is False
+        # too old to be of use (but a jump back of over two seconds is a new beginning)
+        late = last is not None and 0 <= last - number < 100
+        assert (frame is None) == late
+        if not late:
+            assert frame.timestamp == number * 960
+            last = number
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(-5000, 100_000), max_size=50))
+def test_stamps_are_unwrapped(first, steps):
+    mapper = StampMapper()
+    assert mapper.map(first) == 0
+    total = 0
+    for step in steps:
+        total += step
+        assert mapper.map((first + total) & 0xFFFFFFFF) == total
+
+
+@given(st.floats(0, 2e9))
+def test_ntp_times_go_there_and_back(seconds):
+    assert abs(unix_time(ntp_timestamp(seconds)) - seconds) < 1e-5

@@ -1,0 +1,226 @@
+"""The session's clock and what keeps it alive; nothing runs on once it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import numpy as np
+from double import DoubleEngine
+from serving import run, serving, settled
+
+from visavis.server.metrics import Metrics
+from visavis.server.publisher import FRAME_S
+from visavis.server.sessions import LiveSession, Playback
+
+
+class Watcher:
+    """A connection that only keeps the session in use."""
+
+    def __init__(self, session):
+        self.session = session
+        self.closed = False
+        session.attach("watcher", self)
+
+    async def close(self):
+        self.closed = True
+        self.session.detach("watcher")
+
+
+async def live(engine=None):
+    engine = engine or DoubleEngine()
+    session = LiveSession("x" * 16, "demo", Metrics())
+    await session.open(lambda: engine.session(None, seed=0, lookahead=0, max_queue_s=9.0))
+    return session, engine.sessions[-1]
+
+
+async def take(subscription, n):
+    return [await asyncio.wait_for(subscription.next_frame(), 5) for _ in range(n)]
+
+
+def test_pairs_are_stamped_by_one_count_at_25_a_second():
+    async def go():
+        session, _ = await live()
+        subscription = session.publisher.subscribe()
+        Watcher(session)
+        pairs = await take(subscription, 20)
+        stamps = [pair.stamp for pair in pairs]
+        assert stamps == list(range(stamps[0], stamps[0] + 20))
+        for pair in pairs:
+            assert abs(pair.due - (session.publisher.anchor + pair.stamp * FRAME_S)) < 1e-6
+            assert pair.i420.shape == (384, 256) and pair.audio.shape == (1920,)
+            units = pair.stamp - subscription.origin
+            assert subscription.video_capture_time(units * 3600) == subscription.audio_capture_time(units * 1920)
+        await session.close()
+
+    run(go())
+
+
+def test_the_engine_runs_in_one_thread_that_is_not_the_loops():
+    async def go():
+        session, engine = await live()
+        Watcher(session)
+        await take(session.publisher.subscribe(), 5)
+        assert len(engine.threads) == 1 and threading.get_ident() not in engine.threads
+        await session.close()
+
+    run(go())
+
+
+def test_a_stall_is_skipped_over_not_caught_up():
+    async def go():
+        session, engine = await live()
+        subscription = session.publisher.subscribe()
+        Watcher(session)
+        before = (await take(subscription, 3))[-1]
+        engine.step_s = 0.6
+        await asyncio.sleep(0.1)
+        engine.step_s = 0.0
+        after = await take(subscription, 12)
+        jumps = np.diff([before.stamp, *(pair.stamp for pair in after)])
+        assert jumps.max() >= 10, jumps  # the stamps jumped with the clock
+        assert sorted(jumps)[-2] <= 2, jumps  # and went on one by one
+        late = asyncio.get_running_loop().time() - after[-1].due
+        assert late < 0.3, "the clock is behind real time after the stall"
+        assert session._metrics.skipped_frames.value >= 9
+        await session.close()
+
+    run(go())
+
+
+def test_nobody_there_costs_nothing_and_the_clock_goes_on_afterwards():
+    async def go():
+        session, engine = await live()
+        subscription = session.publisher.subscribe()
+        watcher = Watcher(session)
+        first = (await take(subscription, 2))[-1]
+        await watcher.close()
+        await asyncio.sleep(0.2)
+        resting = engine.index
+        await asyncio.sleep(0.4)
+        assert engine.index == resting
+        Watcher(session)
+        subscription.frames.clear()
+        after = (await take(subscription, 1))[0]
+        assert after.stamp - first.stamp >= 10
+        assert session._metrics.skipped_frames.value == 0
+        await session.close()
+
+    run(go())
+
+
+def test_a_viewer_that_does_not_keep_up_loses_the_oldest_frames():
+    async def go():
+        session, _ = await live()
+        slow = session.publisher.subscribe()
+        Watcher(session)
+        await asyncio.sleep(0.8)
+        assert len(slow.frames) == 3 and slow.dropped > 5
+        await session.close()
+
+    run(go())
+
+
+def test_microphone_blocks_are_bounded_and_taken_in_by_the_clock():
+    async def go():
+        session, engine = await live()
+        for _ in range(500):
+            session.push_live(np.full(960, 4000, np.int16), 48000)
+        assert len(session._live) == 50
+        subscription = session.publisher.subscribe()
+        Watcher(session)
+        pairs = await take(subscription, 4)
+        assert any(np.abs(pair.audio).max() > 1000 for pair in pairs) and not session._live
+        await session.close()
+
+    run(go())
+
+
+def test_a_failing_engine_ends_the_session_with_an_event():
+    async def go():
+        async with serving(linger_s=0.2) as api:
+            info, key = await api.session()
+            api.engine.sessions[0].step = lambda: 1 / 0
+            async with api.http.ws_connect(api.url + info["audio"], headers=key) as socket:
+                events = []
+                async with asyncio.timeout(5):
+                    async for message in socket:
+                        events.append(message.json())
+            kinds = [e.get("error", {}).get("code") for e in events]
+            assert "engine_failed" in kinds and "ZeroDivision" not in str(events)
+            assert await settled() == ([], [])
+            assert len(api.sessions) == 0 and api.engine.sessions[0].closed
+
+    run(go())
+
+
+def test_unused_and_old_sessions_are_ended():
+    async def go():
+        async with serving(linger_s=0.3) as api:
+            await api.session()
+            assert len(api.sessions) == 1
+            await asyncio.sleep(0.9)
+            assert len(api.sessions) == 0 and api.engine.sessions[0].closed
+        async with serving(max_session_s=0.3, linger_s=1.0) as api:
+            info, key = await api.session()
+            async with api.http.ws_connect(api.url + info["audio"], headers=key):
+                await asyncio.sleep(1.0)
+                assert len(api.sessions) == 0
+
+    run(go())
+
+
+def test_a_socket_that_vanishes_leaves_nothing_running():
+    async def go():
+        async with serving(linger_s=0.3) as api:
+            info, key = await api.session()
+            socket = await api.http.ws_connect(api.url + info["audio"], headers=key)
+            await socket.send_bytes(bytes(32000))
+            await socket.receive()
+            socket._response.connection.transport.abort()  # no goodbye
+            await asyncio.sleep(1.0)
+            assert len(api.sessions) == 0
+            assert await settled() == ([], [])
+
+    run(go())
+
+
+def test_shutting_down_ends_everything():
+    async def go():
+        async with serving() as api:
+            for _ in range(2):
+                info, key = await api.session()
+                await api.http.ws_connect(api.url + info["audio"], headers=key)
+            engine = api.engine
+        assert all(session.closed for session in engine.sessions)
+        assert await settled() == ([], [])
+
+    run(go())
+
+
+def test_an_engine_that_cannot_start_makes_no_session():
+    async def go():
+        engine = DoubleEngine()
+
+        def broken(*args, **kwargs):
+            raise RuntimeError("no weights at /secret")
+
+        engine.session = broken
+        async with serving(engine) as api:
+            await api.ready()
+            status, body = await api.call("POST", "/v1/sessions", json={"avatar": "demo"})
+            assert status == 500 and "/secret" not in str(body) and len(api.sessions) == 0
+            assert await settled() == ([], [])
+
+    run(go())
+
+
+def test_playback_events_follow_the_frames():
+    playback = Playback()
+    events = [playback.next(speech) for speech in (False, True, True, True, False, False, True)]
+    assert [e and e["type"] for e in events] == [
+        None, "playback.started", None, None, "playback.finished", None, "playback.started",
+    ]  # fmt: skip
+    assert events[4] == {"type": "playback.finished", "position_ms": 120, "interrupted": False}
+    playback.cleared = True
+    assert playback.next(False)["interrupted"] is True
