@@ -124,12 +124,12 @@ def _decode(image: Image.Image) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.u
     alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"), np.uint8)
+        alpha = np.array(image.getchannel("A"), np.uint8)
         if alpha.min() == 255:
             alpha = None
     if profile:
         image = _to_srgb(image, profile)
-    return np.ascontiguousarray(np.asarray(image.convert("RGB"), np.uint8)), alpha
+    return np.array(image.convert("RGB"), np.uint8), alpha
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -212,8 +212,8 @@ def push_pull(image: FloatArray, weight: FloatArray) -> FloatArray:
     small = cv2.resize(image * weight[..., None], half, interpolation=cv2.INTER_AREA)
     small = small.reshape(*small_weight.shape, -1) / np.maximum(small_weight, 1e-6)[..., None]
     coarse = push_pull(small, np.minimum(small_weight * 4, 1))
-    coarse = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR).reshape(image.shape)
-    return np.asarray(image * weight[..., None] + coarse * (1 - weight[..., None]), np.float32)
+    up = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR).reshape(image.shape)
+    return np.asarray(image * weight[..., None] + up * (1 - weight[..., None]), np.float32)
 
 
 def person_matte(rgb: Image, face: Face, pose: BodyPose | None = None) -> FloatArray:
@@ -223,7 +223,7 @@ def person_matte(rgb: Image, face: Face, pose: BodyPose | None = None) -> FloatA
     scale = min(1.0, WORKING_SIDE / max(h, w))
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    coarse = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+    coarse = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_AREA), np.float32)
     landmarks = face.landmarks[:468, :2] * scale
     alpha, model = _alpha(small, coarse, landmarks)
     if scale < 1:
@@ -438,8 +438,7 @@ def fill_background(image: FloatArray, alpha: FloatArray) -> FloatArray:
     safe = (touched == 0).astype(np.float32)
     if not safe.any():
         return image.copy()
-    smooth = push_pull(image, safe)
-    smooth = cv2.GaussianBlur(smooth, (0, 0), 0.01 * max(h, w))
+    smooth = cv2.GaussianBlur(push_pull(image, safe), (0, 0), 0.01 * max(h, w))
     depth, labels = cv2.distanceTransformWithLabels(
         touched, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, labelType=cv2.DIST_LABEL_PIXEL
     )
