@@ -15,7 +15,7 @@ from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine, VisavisEngine
 from visavis.server.errors import errors_middleware
 from visavis.server.metrics import Metrics
-from visavis.server.routes import AVATARS, CONFIG, METRICS, SESSIONS, routes
+from visavis.server.routes import AVATARS, CONFIG, ENGINE, METRICS, SESSIONS, routes
 from visavis.server.security import security_middleware
 from visavis.server.sessions import SessionRegistry
 
@@ -28,6 +28,7 @@ def create_app(config: ServerConfig | None = None, engine: Engine | None = None)
     app = web.Application(middlewares=middlewares, client_max_size=config.max_photo_bytes + (1 << 16))
     metrics = Metrics()
     app[CONFIG] = config
+    app[ENGINE] = engine
     app[METRICS] = metrics
     app[AVATARS] = AvatarStore(config, engine, metrics)
     app[SESSIONS] = SessionRegistry(config, engine, app[AVATARS], metrics)

@@ -48,8 +48,14 @@ class Engine(Protocol):
     ) -> Any: ...
     def load(self, path: Path) -> Any: ...
     def demo_photo(self) -> Path | None: ...
+    def sample_speech(self) -> Path | None: ...
     def picture(self, avatar: Any) -> ImageArray: ...
     def session(self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float) -> SessionLike: ...
+
+
+def _asset(name: str) -> Path | None:
+    path = importlib.resources.files("visavis.engine") / "assets" / name
+    return Path(str(path)) if path.is_file() else None
 
 
 class VisavisEngine:
@@ -69,8 +75,11 @@ class VisavisEngine:
 
     def demo_photo(self) -> Path | None:
         """The photo of the demo person that ships with the engine."""
-        photo = importlib.resources.files("visavis.engine") / "assets" / "astronaut.png"
-        return Path(str(photo)) if photo.is_file() else None
+        return _asset("astronaut.png")
+
+    def sample_speech(self) -> Path | None:
+        """The speech sample that ships with the engine."""
+        return _asset("speech.wav")
 
     def picture(self, avatar: Any) -> ImageArray:
         from visavis.engine.motion.channels import zero_motion

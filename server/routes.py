@@ -12,6 +12,7 @@ from aiohttp import BodyPartReader, web
 
 from visavis.server.avatars import AvatarStore
 from visavis.server.config import ServerConfig
+from visavis.server.engines import Engine
 from visavis.server.errors import ApiError
 from visavis.server.ingest import HEARTBEAT_S, AudioSocket
 from visavis.server.metrics import CONTENT_TYPE, Metrics
@@ -27,6 +28,7 @@ TRICKLE = "application/trickle-ice-sdpfrag"
 CONFIG = web.AppKey("config", ServerConfig)
 AVATARS = web.AppKey("avatars", AvatarStore)
 SESSIONS = web.AppKey("sessions", SessionRegistry)
+ENGINE: web.AppKey[Engine] = web.AppKey("engine")
 METRICS = web.AppKey("metrics", Metrics)
 
 routes = web.RouteTableDef()
@@ -99,9 +101,17 @@ for _path, _name, _type in (
     ("/meter.js", "meter.js", "text/javascript"),
     ("/style.css", "style.css", "text/css"),
     ("/icon.svg", "icon.svg", "image/svg+xml"),
-    ("/sample.wav", "sample.wav", "audio/wav"),
 ):
     routes.get(_path)(_file(_name, _type))
+
+
+@routes.get("/sample.wav")
+async def sample(request: web.Request) -> web.StreamResponse:
+    """The speech sample that ships with the engine."""
+    path = request.app[ENGINE].sample_speech()
+    if path is None:
+        raise ApiError(404, "no_sample", "The speech sample is not installed.")
+    return web.FileResponse(path, headers={"Cache-Control": "no-cache", "Content-Type": "audio/wav"})
 
 
 @routes.get("/healthz")

@@ -4,7 +4,7 @@ import { Call, Problem, api, callObstacle, decodeSpeech, microphoneObstacle, SPE
 import { Meter } from "/meter.js";
 
 const $ = (id) => document.getElementById(id);
-const frame = $("frame"), video = $("video"), still = $("still"), callButton = $("call");
+const frame = $("frame"), video = $("video"), voice = $("voice"), still = $("still"), callButton = $("call");
 const people = new Map(); // id -> {person, element}
 const meter = new Meter();
 const CONSENT = "Stated on the web page by who added the photo: it shows themselves, or the person agreed to be shown speaking.";
@@ -203,9 +203,10 @@ async function startCall() {
   $("call-text").textContent = "End the call";
   for (const { input } of people.values()) input.disabled = true;
   show("connecting", "Connecting");
-  mine.addEventListener("stream", ({ detail }) => {
-    video.srcObject = detail.stream;
-    video.play().catch(() => say("The browser holds the video back: click on the picture to start it."));
+  mine.addEventListener("track", ({ detail }) => {
+    const element = detail.kind === "video" ? video : voice;
+    element.srcObject = detail.stream;
+    element.play().catch((error) => { if (error.name === "NotAllowedError") say("The browser holds the call back: click on the picture to start it."); });
   });
   mine.addEventListener("state", ({ detail }) => onState(mine, detail.state));
   mine.addEventListener("problem", ({ detail }) => say(detail.message));
@@ -242,7 +243,7 @@ video.onplaying = video.onloadeddata = () => {
   show("live");
   announce("The call is live.");
 };
-frame.onclick = () => { if (call && video.paused) video.play(); };
+frame.onclick = () => { if (!call) return; if (video.paused) video.play(); if (voice.paused) voice.play(); };
 
 function endCall() {
   const which = call;
@@ -251,7 +252,7 @@ function endCall() {
   clearInterval(figuresTimer);
   figuresTimer = null;
   meter.stop();
-  video.srcObject = null;
+  video.srcObject = voice.srcObject = null;
   video.hidden = true;
   $("badge").hidden = $("mute").hidden = true;
   callButton.dataset.live = "false";
@@ -293,13 +294,13 @@ let mutedByHand = false;
 function updateMute() {
   // The avatar repeats the caller's own voice: heard over a loudspeaker that is an echo, so it is silent unless asked for.
   const muted = mutedByHand || (Boolean(call?.microphone) && !$("hear").checked);
-  video.muted = muted;
+  voice.muted = muted;
   $("mute").setAttribute("aria-pressed", String(muted));
   $("mute-text").textContent = muted ? "Unmute the avatar" : "Mute the avatar";
 }
 $("hear").onchange = () => { mutedByHand = false; updateMute(); };
 $("mute").onclick = () => {
-  if (video.muted) {
+  if (voice.muted) {
     mutedByHand = false;
     if (call?.microphone) $("hear").checked = true;
   } else {

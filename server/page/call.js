@@ -1,10 +1,11 @@
 // One call: a session on the server, a peer connection for the avatar, a WebSocket for recordings and events.
 //
-// Events: "state" {state}: connecting, live, interrupted, ended; "stream" {stream}; "playback" {type, ...};
+// Events: "state" {state}: connecting, live, interrupted, ended; "track" {kind, stream}; "playback" {type, ...};
 // "problem" {message}. Errors thrown by methods carry a message that can be shown as it is.
 
 export const SPEECH_RATE = 24000;
 const CONNECT_MS = 15000;
+const VIDEO_BUFFER_MS = 40;
 const GATHER_MS = 1500;
 const BLOCK_S = 0.5;
 const AHEAD_S = 12;
@@ -101,9 +102,11 @@ export class Call extends EventTarget {
     this.#audioSender = pc.addTransceiver("audio", { direction: "sendrecv" }).sender;
     pc.addTransceiver("video", { direction: "recvonly" });
     pc.ontrack = ({ track, receiver }) => {
-      try { receiver.jitterBufferTarget = 0; } catch { /* older browsers choose themselves */ }
+      // As little as can be; the picture waits from the start as long as the sound needs anyway, so that both begin in step.
+      try { receiver.jitterBufferTarget = track.kind === "video" ? VIDEO_BUFFER_MS : 0; } catch { /* older browsers choose themselves */ }
       this.#stream.addTrack(track);
-      if (track.kind === "video") this.#emit("stream", { stream: this.#stream });
+      // One element each: sound that waits in one element for the first picture would come late for seconds.
+      this.#emit("track", { kind: track.kind, stream: new MediaStream([track]) });
     };
     pc.onconnectionstatechange = () => this.#onConnection(pc, iceServers);
     await pc.setLocalDescription(await pc.createOffer());

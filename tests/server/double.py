@@ -12,6 +12,7 @@ import numpy as np
 
 from visavis.engine.errors import AudioError, PhotoError, QueueFullError
 from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME, SAMPLE_RATE, SAMPLES_PER_FRAME
+from visavis.server.engines import VisavisEngine
 
 SIZE = 256
 MOUTH = (SIZE // 2, 180)
@@ -140,6 +141,9 @@ class DoubleEngine:
 
     def demo_photo(self):
         return self.demo
+
+    def sample_speech(self):
+        return VisavisEngine().sample_speech()
 
     def picture(self, avatar):
         return draw(0.0)
