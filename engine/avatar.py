@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.body.fit import Camera, Fit
 from visavis.engine.body.surface import Seam, Surface
 from visavis.engine.errors import AvatarError
@@ -65,7 +64,11 @@ class Avatar:
         """Write the file, whole or not at all."""
         from safetensors.numpy import save
 
-        arrays: dict[str, npt.NDArray[Any]] = {"texture": self.texture, "plate": self.plate, "pivots": self.pivots}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "texture": self.texture,
+            "plate": self.plate,
+            "pivots": self.pivots,
+        }
         _flatten("surface.", self.surface, arrays, skip=("seams", "residual_px"))
         for k, seam in enumerate(self.surface.seams):
             _flatten(f"seam{k}.", seam, arrays, skip=("name", "share"))
@@ -84,7 +87,9 @@ class Avatar:
             "fit_error": self.fit.error,
             "metadata": self.metadata,
         }
-        content = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, {"visavis": json.dumps(header)})
+        content = save(
+            {k: np.ascontiguousarray(v) for k, v in arrays.items()}, {"visavis": json.dumps(header)}
+        )
         path = Path(path)
         handle, temporary = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.")
         try:
@@ -130,19 +135,30 @@ class Avatar:
     def _from(cls, arrays: dict[str, npt.NDArray[Any]], header: dict[str, Any]) -> Avatar:
         arrays["surface.units"] = arrays["surface.units"].astype(np.float32)
         seams = tuple(
-            Seam(name=s["name"], share=float(s["share"]), **_unflatten(f"seam{k}.", arrays)) for k, s in enumerate(header["seams"])
+            Seam(name=s["name"], share=float(s["share"]), **_unflatten(f"seam{k}.", arrays))
+            for k, s in enumerate(header["seams"])
         )
         layers = tuple(
             Layer(name=v["name"], side=v["side"], part=int(v["part"]), **_unflatten(f"layer{k}.", arrays))
             for k, v in enumerate(header["layers"])
         )
-        surface = Surface(seams=seams, residual_px=float(header["residual_px"]), **_unflatten("surface.", arrays))
+        surface = Surface(
+            seams=seams, residual_px=float(header["residual_px"]), **_unflatten("surface.", arrays)
+        )
         fit = Fit(
             **{k: v.astype(np.float64) for k, v in _unflatten("fit.", arrays).items()},
             camera=Camera(*(float(v) for v in header["camera"])),
             error=float(header["fit_error"]),
         )
-        avatar = cls(arrays["texture"], arrays["plate"], surface, layers, arrays["pivots"], fit, dict(header["metadata"]))
+        avatar = cls(
+            arrays["texture"],
+            arrays["plate"],
+            surface,
+            layers,
+            arrays["pivots"],
+            fit,
+            dict(header["metadata"]),
+        )
         height, width = avatar.plate.shape[:2]
         n = len(surface.vertices)
         if (
@@ -164,5 +180,3 @@ def _flatten(prefix: str, value: Any, into: dict[str, npt.NDArray[Any]], skip: t
 
 def _unflatten(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-

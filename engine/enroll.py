@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.avatar import PIVOTS, Avatar
 from visavis.engine.body.detect import Face, PoseDetector, find_face
 from visavis.engine.body.fit import Camera, fit_landmarks
@@ -57,15 +56,19 @@ def enroll(
     fit = fit_landmarks(found.landmarks, camera, blendshapes=found.blendshapes)
     head = meet_landmarks(fit, found.landmarks)
     report("cutting out the person", 0.35)
-    matte = person_matte(rgb, found, PoseDetector().detect(rgb)) if alpha is None else alpha.astype(np.float32) / 255
+    matte = (
+        person_matte(rgb, found, PoseDetector().detect(rgb))
+        if alpha is None
+        else alpha.astype(np.float32) / 255
+    )
     report("filling the background", 0.7)
-    matte = np.clip((matte - 0.03) / 0.94, 0, 1)  # a breath of alpha far from the person would drag ghosts along
+    matte = np.clip(
+        (matte - 0.03) / 0.94, 0, 1
+    )  # a breath of alpha far from the person would drag ghosts along
     layers = split_layers(rgb, matte)
     report("building the portrait", 0.9)
     surface = build_surface(fit, head, found.landmarks, layers.alpha)
-    behind = [
-        eye_layer(side, rgb, surface, head, fit, found.landmarks) for side in ("Left", "Right")
-    ]
+    behind = [eye_layer(side, rgb, surface, head, fit, found.landmarks) for side in ("Left", "Right")]
     interior = [layer for layer in behind if layer is not None] + mouth_layers(rgb, surface, head, fit)
     body = load_body()
     pivots = np.stack([head.joints[body.bones.index(pivot)] for pivot in PIVOTS]).astype(np.float32)
@@ -78,10 +81,14 @@ def enroll(
     }
     report("done", 1.0)
     texture = clear_openings(np.dstack([layers.foreground, layers.alpha]), surface)
-    return Avatar(np.ascontiguousarray(texture), layers.plate, surface, tuple(interior), pivots, fit, metadata)
+    return Avatar(
+        np.ascontiguousarray(texture), layers.plate, surface, tuple(interior), pivots, fit, metadata
+    )
 
 
-def crop_to_person(rgb: Bytes, alpha: Bytes | None, face: Face, size: int) -> tuple[Bytes, Bytes | None, Face]:
+def crop_to_person(
+    rgb: Bytes, alpha: Bytes | None, face: Face, size: int
+) -> tuple[Bytes, Bytes | None, Face]:
     """Crop so that the face is large enough and scale so that the longer side is `size`; sides are multiples of 16.
 
     A small face in a large photo is brought closer; the photo's own shape is kept up to 4:3 or 3:4.
@@ -94,7 +101,9 @@ def crop_to_person(rgb: Bytes, alpha: Bytes | None, face: Face, size: int) -> tu
     crop_height = max(crop_height, min(height, face_height * 1.5))
     crop_width = min(width, crop_height * aspect)
     longer = max(crop_width, crop_height)
-    out_width, out_height = (max(16, round(side / longer * size / 16) * 16) for side in (crop_width, crop_height))
+    out_width, out_height = (
+        max(16, round(side / longer * size / 16) * 16) for side in (crop_width, crop_height)
+    )
     # one scale for both sides: the crop takes the exact shape of the frame
     scale = max(out_width / crop_width, out_height / crop_height)
     crop_width, crop_height = out_width / scale, out_height / scale
@@ -103,13 +112,17 @@ def crop_to_person(rgb: Bytes, alpha: Bytes | None, face: Face, size: int) -> tu
     x0 = float(np.clip(centre_x - crop_width / 2, 0, width - crop_width))
     y0 = float(np.clip(top, 0, height - crop_height))
     x0, y0 = round(x0), round(y0)
-    matrix = np.array([[scale, 0, -x0 * scale + (scale - 1) * 0.5], [0, scale, -y0 * scale + (scale - 1) * 0.5]])
+    matrix = np.array(
+        [[scale, 0, -x0 * scale + (scale - 1) * 0.5], [0, scale, -y0 * scale + (scale - 1) * 0.5]]
+    )
 
     def resample(image: Bytes) -> Bytes:
         if scale < 1:  # area averaging first: no aliasing when shrinking
             region = image[int(y0) : int(y0) + round(crop_height), int(x0) : int(x0) + round(crop_width)]
             return cv2.resize(region, (out_width, out_height), interpolation=cv2.INTER_AREA)
-        return cv2.warpAffine(image, matrix, (out_width, out_height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.warpAffine(
+            image, matrix, (out_width, out_height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
 
     shift = np.array([x0, y0, 0], np.float32)
     box = replace(

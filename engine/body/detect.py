@@ -12,6 +12,7 @@ person's left.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ from visavis.engine.body.detect_topology import BLENDSHAPE_LANDMARKS, BLENDSHAPE
 from visavis.engine.errors import PhotoError
 from visavis.engine.motion.channels import ARKIT
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating[Any]]
 
 MIN_FACE = 96
 """Smallest side in pixels of a face that can be enrolled."""

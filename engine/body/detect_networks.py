@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating[Any]]
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "mediapipe"
 

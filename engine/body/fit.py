@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix
 from visavis.engine.motion.channels import ARKIT
 
@@ -212,7 +211,9 @@ def fit_landmarks(
         delta = np.zeros(len(gradient))
         free = np.ones(len(gradient), bool)
         for _ in range(3):
-            delta[free] = -np.linalg.solve(hessian[np.ix_(free, free)], (gradient + hessian[:, ~free] @ delta[~free])[free])
+            delta[free] = -np.linalg.solve(
+                hessian[np.ix_(free, free)], (gradient + hessian[:, ~free] @ delta[~free])[free]
+            )
             proposed = expression + delta[6:58]
             bad = (proposed < 0) | (proposed > 1)
             if not bad.any():
@@ -240,5 +241,7 @@ def rescale(fit: Fit, scale: float, dx: float, dy: float) -> Fit:
     """The same fit in a picture cropped and scaled: pixel' = pixel * scale + (dx, dy)."""
     camera = fit.camera
     return replace(
-        fit, camera=Camera(camera.focal * scale, camera.cx * scale + dx, camera.cy * scale + dy), error=fit.error * scale
+        fit,
+        camera=Camera(camera.focal * scale, camera.cx * scale + dx, camera.cy * scale + dy),
+        error=fit.error * scale,
     )

@@ -78,7 +78,9 @@ def load_body() -> BodyModel:
             weights=data["weights"].astype(np.float32),
             bones=tuple(str(name) for name in data["bones"]),
             landmark_triangle=data["landmark_triangle"],
-            landmark_bary=np.where(data["landmark_known"][:, None], data["landmark_bary"], np.float32([1, 0, 0])),
+            landmark_bary=np.where(
+                data["landmark_known"][:, None], data["landmark_bary"], np.float32([1, 0, 0])
+            ),
             landmark_known=data["landmark_known"],
         )
 

@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.body.fit import LIDS, LIPS_LOWER_INNER, LIPS_UPPER_INNER
 from visavis.engine.body.model import FloatArray, IntArray, load_body
 

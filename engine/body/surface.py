@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.body.fit import FACE_OVAL, FLIP, Fit, Float64
 from visavis.engine.body.model import BodyModel, FloatArray, IntArray, load_body, rotation_matrix
 from visavis.engine.body.seams import Chain, boundary_loops, openings
@@ -173,7 +172,12 @@ def face_triangles(body: BodyModel) -> IntArray:
     polygon = ((oval - centre) * 1.03 + centre).astype(np.float32) * 1000
     skin = body.triangles[body.part == body.part_id("skin")]
     centroid = body.vertices[skin].mean(1)
-    inside = np.array([cv2.pointPolygonTest(polygon, (float(x) * 1000, float(y) * 1000), False) >= 0 for x, y, _ in centroid])
+    inside = np.array(
+        [
+            cv2.pointPolygonTest(polygon, (float(x) * 1000, float(y) * 1000), False) >= 0
+            for x, y, _ in centroid
+        ]
+    )
     return skin[inside & (centroid[:, 2] > -0.06)]
 
 
@@ -194,7 +198,9 @@ def _largest_piece(triangles: IntArray) -> IntArray:
 def _delaunay(points: npt.NDArray[np.float32]) -> IntArray:
     """Delaunay triangles (n, 3) of distinct 2-D points (P, 2)."""
     low, high = points.min(0) - 10, points.max(0) + 10
-    subdivision = cv2.Subdiv2D((int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1))
+    subdivision = cv2.Subdiv2D(
+        (int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1)
+    )
     known: dict[tuple[float, float], int] = {}
     for k, (x, y) in enumerate(points):
         subdivision.insert((float(x), float(y)))
@@ -207,7 +213,14 @@ def _delaunay(points: npt.NDArray[np.float32]) -> IntArray:
     return np.array(found, np.int32)
 
 
-def _relax(values: Float64, triangles: IntArray, fixed: npt.NDArray[np.bool_], target: Float64 | None, pull: Float64 | float, rounds: int) -> Float64:
+def _relax(
+    values: Float64,
+    triangles: IntArray,
+    fixed: npt.NDArray[np.bool_],
+    target: Float64 | None,
+    pull: Float64 | float,
+    rounds: int,
+) -> Float64:
     """Screened Laplace smoothing over a mesh by damped Jacobi steps; `fixed` vertices keep their value."""
     edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     edges = np.unique(np.sort(edges, 1), axis=0)
@@ -234,7 +247,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     normal = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
     view = -p.mean(1)
     facing = (normal * view).sum(1) / (np.linalg.norm(normal, axis=1) * np.linalg.norm(view, axis=1) + 1e-18)
-    margin_vertices = np.concatenate([np.concatenate([o.upper.vertices, o.lower.vertices]) for o in openings()])
+    margin_vertices = np.concatenate(
+        [np.concatenate([o.upper.vertices, o.lower.vertices]) for o in openings()]
+    )
     # the rolled-in rims of lips and lids face away from any camera and must stay
     centroid = body.vertices[face].mean(1)
     at_margin = ((centroid[:, None] - body.vertices[margin_vertices][None]) ** 2).sum(-1).min(1) < 0.010**2
@@ -274,7 +289,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     distance = np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), True) for x, y in points])
     inside = np.clip(points, 0, [width - 1, height - 1]).astype(int)
     coarse = np.arange(len(points)) < len(points) - len(fine)
-    keep = (shown[inside[:, 1], inside[:, 0]] > 0) & (distance < np.where(coarse, -1.35 * spacing, -0.4 * spacing))
+    keep = (shown[inside[:, 1], inside[:, 0]] > 0) & (
+        distance < np.where(coarse, -1.35 * spacing, -0.4 * spacing)
+    )
     outer_px = points[keep].astype(np.float32)
     all_px = np.concatenate([polygon, outer_px]).astype(np.float32)
     mesh = _delaunay(all_px)
@@ -284,9 +301,13 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     # overlapping the face by a hair, so that no crack opens along the rim.
     for k in range(3):
         between = (all_px[mesh[:, k]] + all_px[mesh[:, k - 1]]) / 2
-        outside |= np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), True) < -0.02 for x, y in between])
+        outside |= np.array(
+            [cv2.pointPolygonTest(polygon, (float(x), float(y)), True) < -0.02 for x, y in between]
+        )
     mesh = mesh[outside]
-    longest = np.max([np.linalg.norm(all_px[mesh[:, k]] - all_px[mesh[:, k - 1]], axis=1) for k in range(3)], 0)
+    longest = np.max(
+        [np.linalg.norm(all_px[mesh[:, k]] - all_px[mesh[:, k - 1]], axis=1) for k in range(3)], 0
+    )
     mesh = mesh[longest < 4 * spacing]
     a, b, c = (all_px[mesh[:, k]] for k in range(3))
     area = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
@@ -298,7 +319,10 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     uv = np.concatenate([face_px, outer_px]).astype(np.float64)
 
     # Skinning weights along the neck.
-    bone = {name: head.joints[body.bones.index(name)] for name in ("neck", "head", "clavicleLeft", "clavicleRight")}
+    bone = {
+        name: head.joints[body.bones.index(name)]
+        for name in ("neck", "head", "clavicleLeft", "clavicleRight")
+    }
     chin_y = float(landmarks[152, 1])
     neck_px = fit.camera.project(bone["neck"] @ FLIP.T)
     neck_y = max(float(neck_px[1]), chin_y + 0.22 * face_height)
@@ -314,7 +338,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     neck_weight = np.where(on_face, 1.0, (1 - smooth(0.1, 1.15, t)) * (1 - beside))
     head_weight = _relax(head_weight, triangles, on_face, head_weight, 1.5, 12)
     neck_weight = np.maximum(_relax(neck_weight, triangles, on_face, neck_weight, 1.5, 12), head_weight)
-    shoulder = smooth(0.25, 0.9, np.abs(uv[:, 0] - centre_x) / face_height) * (1 - neck_weight) * smooth(0.2, 0.9, t)
+    shoulder = (
+        smooth(0.25, 0.9, np.abs(uv[:, 0] - centre_x) / face_height) * (1 - neck_weight) * smooth(0.2, 0.9, t)
+    )
     fade = 1 - smooth(1.4, 3.2, t)
     left = shoulder * (uv[:, 0] > centre_x) * fade
     right = shoulder * (uv[:, 0] <= centre_x) * fade
@@ -325,7 +351,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     chest = float(bone["neck"][2]) + 0.045
     far = back * head_weight + chest * (1 - head_weight)
     rim_z = face_world[:, 2]
-    far = far + 0.35 * (float(np.median(rim_z[rim_local])) - far) * head_weight  # a shallower relief tears and smears less
+    far = (
+        far + 0.35 * (float(np.median(rim_z[rim_local])) - far) * head_weight
+    )  # a shallower relief tears and smears less
     z0 = np.concatenate([rim_z, far[n_face:]])
     z = _relax(z0, triangles, on_face, far, (spacing / (0.4 * face_height)) ** 2 * 2, 300)
     world = np.zeros((n_all, 3))
@@ -343,7 +371,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     fall = 1 - smooth(0.0, 0.42, d.min(1) / face_height)
     units[:, n_face:] = np.einsum("or,urk->uok", near * fall[:, None], units[:, rim_local])
 
-    seams = tuple(_seam(o, local, head, body) for o in openings() if set(o.upper.vertices.tolist()) <= set(local))
+    seams = tuple(
+        _seam(o, local, head, body) for o in openings() if set(o.upper.vertices.tolist()) <= set(local)
+    )
     rest_motion = _close_openings(units, world, seams, fit, head)
 
     rest = np.zeros((n_all, 3))
@@ -407,7 +437,9 @@ def _peel_spikes(triangles: IntArray, margins: IntArray) -> IntArray:
     return triangles
 
 
-def _flag_margins(triangles: IntArray, n_face: int, seams: tuple[Seam, ...], rim: IntArray) -> npt.NDArray[np.uint8]:
+def _flag_margins(
+    triangles: IntArray, n_face: int, seams: tuple[Seam, ...], rim: IntArray
+) -> npt.NDArray[np.uint8]:
     """Bit k of a triangle's flag: its edge k lies on a lip or lid margin (an edge of one triangle only), or on the face's rim.
 
     The rim's edges are drawn a pixel over the grid around it: no hairline can open between the two triangulations.
@@ -475,12 +507,20 @@ def _seam(opening: object, local: dict[int, int], head: FittedHead, body: BodyMo
 def margins_gap(seam: Seam, points: Float64) -> tuple[Float64, Float64]:
     """The other margin's position minus one's own at equal arc length, for upper (n, 3) and lower (m, 3)."""
     upper, lower = points[seam.upper], points[seam.lower]
-    to_lower = np.stack([np.interp(seam.parameter_upper, seam.parameter_lower, lower[:, k]) for k in range(3)], 1) - upper
-    to_upper = np.stack([np.interp(seam.parameter_lower, seam.parameter_upper, upper[:, k]) for k in range(3)], 1) - lower
+    to_lower = (
+        np.stack([np.interp(seam.parameter_upper, seam.parameter_lower, lower[:, k]) for k in range(3)], 1)
+        - upper
+    )
+    to_upper = (
+        np.stack([np.interp(seam.parameter_lower, seam.parameter_upper, upper[:, k]) for k in range(3)], 1)
+        - lower
+    )
     return to_lower, to_upper
 
 
-def _close_openings(units: Float64, world: Float64, seams: tuple[Seam, ...], fit: Fit, head: FittedHead) -> FloatArray:
+def _close_openings(
+    units: Float64, world: Float64, seams: tuple[Seam, ...], fit: Fit, head: FittedHead
+) -> FloatArray:
     """Correct the units in place so that a blink shuts this person's eyes and rest shuts this person's lips; return the rest coefficients."""
     rest = np.zeros(52)
     for name in SEAL:
@@ -517,7 +557,9 @@ def _lip_triangles(face: IntArray, face_ids: IntArray, body: BodyModel) -> npt.N
     outer = (marks[list(LIPS_OUTER), :2] * 1000).astype(np.float32)
     centroid = body.vertices[face_ids][face].mean(1)
     inside = [
-        abs(x) < 0.05 and -0.1 < y < -0.03 and cv2.pointPolygonTest(outer, (float(x) * 1000, float(y) * 1000), False) >= 0
+        abs(x) < 0.05
+        and -0.1 < y < -0.03
+        and cv2.pointPolygonTest(outer, (float(x) * 1000, float(y) * 1000), False) >= 0
         for x, y, _ in centroid
     ]
     return np.array(inside)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.body.detect import Face, FaceTracker, PoseDetector
 from visavis.engine.body.fit import FLIP, IRIS, Camera, Fit, Float64, fit_landmarks
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix, rotation_vector
@@ -85,7 +84,7 @@ def track_frames(
     shoulders: list[Float64 | None] = []
     face: Face | None = None
     rate, size = 25.0, (0, 0)
-    for k, (rgb, rate) in enumerate(frames):
+    for k, (rgb, rate) in enumerate(frames):  # noqa: B007
         size = rgb.shape[:2]
         found = tracker.track(rgb, face) if face is not None else None
         face = found if found is not None else tracker.detect(rgb)
@@ -93,7 +92,9 @@ def track_frames(
         if k % 3 == 0:
             pose = poser.detect(rgb)
             good = pose is not None and min(pose.visibility[11], pose.visibility[12]) > 0.6
-            shoulders.append(pose.landmarks[[11, 12], :2].astype(np.float64) if pose is not None and good else None)
+            shoulders.append(
+                pose.landmarks[[11, 12], :2].astype(np.float64) if pose is not None and good else None
+            )
         report("reading the video", 0.5 * (1 - 1 / (1 + k / 100)))
     if not faces:
         raise VideoError(f"{name} holds no frames")
@@ -142,7 +143,13 @@ def gaze_of(face: Face, fit: Fit) -> Float64:
         radius = 0.5 * float(np.ptp(local, axis=0).max())
         iris = face.landmarks[IRIS[side][0], :2]
         depth = -centre[2] - radius
-        at = np.array([(iris[0] - fit.camera.cx) / fit.camera.focal * depth, -(iris[1] - fit.camera.cy) / fit.camera.focal * depth, -depth])
+        at = np.array(
+            [
+                (iris[0] - fit.camera.cx) / fit.camera.focal * depth,
+                -(iris[1] - fit.camera.cy) / fit.camera.focal * depth,
+                -depth,
+            ]
+        )
         toward = turn.T @ (at - centre)
         out += [np.arctan2(toward[0], radius), np.arctan2(toward[1], radius)]
     return np.array(out)
@@ -155,7 +162,9 @@ def _to_motion(
     assert first is not None
     base = rotation_matrix(first.rotation)
     body = load_body()
-    head = body.joints[body.bones.index("head")] + np.tensordot(first.shape, body.shape_joints[:, body.bones.index("head")], 1)
+    head = body.joints[body.bones.index("head")] + np.tensordot(
+        first.shape, body.shape_joints[:, body.bones.index("head")], 1
+    )
     raw = np.zeros((len(seen), N_CHANNELS))
     for n, k in enumerate(seen):
         fit, face = fits[k], faces[k]
@@ -203,7 +212,9 @@ def _smooth(curves: Float64, sigma: float) -> Float64:
     return np.stack([np.convolve(padded[:, c], kernel, "valid") for c in range(curves.shape[1])], 1)
 
 
-def _resample(motion: FloatArray, confidence: FloatArray, rate: float, fps: float) -> tuple[FloatArray, FloatArray]:
+def _resample(
+    motion: FloatArray, confidence: FloatArray, rate: float, fps: float
+) -> tuple[FloatArray, FloatArray]:
     length = max(1, round(len(motion) / rate * fps))
     times = np.arange(length) / fps * rate
     grid = np.arange(len(motion))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.errors import MotionError
 from visavis.engine.timing import FPS
 
@@ -119,12 +118,18 @@ class MotionClip:
         except FileNotFoundError:
             raise MotionError(f"no such motion file: {path}") from None
         except Exception as error:
-            raise MotionError(f"{path} is not a motion file (.npz with motion, channels, fps): {error}") from None
+            raise MotionError(
+                f"{path} is not a motion file (.npz with motion, channels, fps): {error}"
+            ) from None
         if motion.ndim != 2 or motion.shape[1] != len(names) or not len(motion):
-            raise MotionError(f"{path}: motion has shape {motion.shape}, expected (T >= 1, {len(names)} channels)")
+            raise MotionError(
+                f"{path}: motion has shape {motion.shape}, expected (T >= 1, {len(names)} channels)"
+            )
         unknown = [name for name in names if name not in INDEX]
         if unknown:
-            raise MotionError(f"{path}: unknown channels {', '.join(unknown[:4])}; see visavis.engine.motion.channels")
+            raise MotionError(
+                f"{path}: unknown channels {', '.join(unknown[:4])}; see visavis.engine.motion.channels"
+            )
         if not np.isfinite(motion).all():
             raise MotionError(f"{path}: motion holds values that are not finite")
         if not (np.isfinite(fps) and 0 < fps <= 1000):

@@ -19,13 +19,38 @@ import json
 from pathlib import Path
 
 import numpy as np
-
 from visavis.engine.motion.channels import ARKIT
 
 N_SHAPE = 60
 N_PEOPLE = 700
-LOCAL_FOLDERS = ("head", "forehead", "eyebrows", "eyes", "nose", "mouth", "chin", "cheek", "ears", "neck", "asym")
-PARTS = ("background", "skin", "lips", "eyeLeft", "eyeRight", "upperTeeth", "lowerTeeth", "tongue", "scalp", "neck", "torso", "arms", "hands")
+LOCAL_FOLDERS = (
+    "head",
+    "forehead",
+    "eyebrows",
+    "eyes",
+    "nose",
+    "mouth",
+    "chin",
+    "cheek",
+    "ears",
+    "neck",
+    "asym",
+)
+PARTS = (
+    "background",
+    "skin",
+    "lips",
+    "eyeLeft",
+    "eyeRight",
+    "upperTeeth",
+    "lowerTeeth",
+    "tongue",
+    "scalp",
+    "neck",
+    "torso",
+    "arms",
+    "hands",
+)
 PART = {name: k for k, name in enumerate(PARTS)}
 HEAD, NECK = "head", "neck"
 _FINGERS = ("thumb", "index", "middle", "ring", "little")
@@ -44,7 +69,10 @@ def _bones() -> dict[str, tuple[str, list[str]]]:
         bones[f"clavicle{side}"] = (f"joint-{s}-clavicle", [f"clavicle.{t}", f"shoulder01.{t}"])
         bones[f"upperArm{side}"] = (f"joint-{s}-shoulder", [f"upperarm01.{t}", f"upperarm02.{t}"])
         bones[f"forearm{side}"] = (f"joint-{s}-elbow", [f"lowerarm01.{t}", f"lowerarm02.{t}"])
-        bones[f"wrist{side}"] = (f"joint-{s}-hand", [f"wrist.{t}", *(f"metacarpal{k}.{t}" for k in range(1, 5))])
+        bones[f"wrist{side}"] = (
+            f"joint-{s}-hand",
+            [f"wrist.{t}", *(f"metacarpal{k}.{t}" for k in range(1, 5))],
+        )
         for f, finger in enumerate(_FINGERS, 1):
             for k in (1, 2, 3):
                 bones[f"{finger}{k}{side}"] = (f"joint-{s}-finger-{f}-{k}", [f"finger{f}-{k}.{t}"])
@@ -74,12 +102,12 @@ def load_obj(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 def load_target(path: Path, n: int) -> np.ndarray:
     """A sparse displacement file (index dx dy dz a line) as (n, 3)."""
     out = np.zeros((n, 3))
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else open(path)
-    with opened as lines:
-        for line in lines:
-            words = line.split()
-            if len(words) == 4 and not words[0].startswith("#"):
-                out[int(words[0])] = [float(w) for w in words[1:]]
+    content = path.read_bytes()
+    text = gzip.decompress(content) if path.suffix == ".gz" else content
+    for line in text.decode().splitlines():
+        words = line.split()
+        if len(words) == 4 and not words[0].startswith("#"):
+            out[int(words[0])] = [float(w) for w in words[1:]]
     return out
 
 
@@ -95,10 +123,19 @@ class Sampler:
                 self.macro[path.name.removesuffix(".target.gz")] = load_target(path, n)
         self.local: list[tuple[np.ndarray, np.ndarray | None]] = []
         for folder in LOCAL_FOLDERS:
-            names = {p.name.removesuffix(".target.gz"): p for p in sorted((root / "mpfb2/targets" / folder).glob("*.gz"))}
+            names = {
+                p.name.removesuffix(".target.gz"): p
+                for p in sorted((root / "mpfb2/targets" / folder).glob("*.gz"))
+            }
             for name, path in names.items():
                 pair = None
-                for a, b in (("-incr", "-decr"), ("-up", "-down"), ("-out", "-in"), ("-forward", "-backward"), ("-convex", "-concave")):
+                for a, b in (
+                    ("-incr", "-decr"),
+                    ("-up", "-down"),
+                    ("-out", "-in"),
+                    ("-forward", "-backward"),
+                    ("-convex", "-concave"),
+                ):
                     if name.endswith(b) and name[: -len(b)] + a in names:
                         break
                     if name.endswith(a) and name[: -len(a)] + b in names:
@@ -117,7 +154,11 @@ class Sampler:
         weight = 0.5 if mean else float(np.clip(rng.normal(0.5, 0.25), 0, 1))
 
         def tri(v: float, name: str) -> dict[str, float]:
-            return {f"min{name}": max(0, 1 - 2 * v), f"average{name}": 1 - abs(2 * v - 1), f"max{name}": max(0, 2 * v - 1)}
+            return {
+                f"min{name}": max(0, 1 - 2 * v),
+                f"average{name}": 1 - abs(2 * v - 1),
+                f"max{name}": max(0, 2 * v - 1),
+            }
 
         out = np.zeros((self.n, 3))
         for gender, g in (("male", male), ("female", 1 - male)):
@@ -199,7 +240,11 @@ def draw_head(
             points = ww @ vertices[triangles[t]]
             eye = eyes[part[t]]
             r = np.hypot(points[:, 0] - eye[0], points[:, 1] - eye[1])
-            colour = np.where(r[:, None] < 0.0024, 0.03, np.where(r[:, None] < 0.0060, [[0.25, 0.17, 0.1]], [[0.85, 0.83, 0.8]]))
+            colour = np.where(
+                r[:, None] < 0.0024,
+                0.03,
+                np.where(r[:, None] < 0.0060, [[0.25, 0.17, 0.1]], [[0.85, 0.83, 0.8]]),
+            )
         elif part[t] in (PART["upperTeeth"], PART["lowerTeeth"]):
             colour = np.full((len(rows), 3), 0.85)
         elif part[t] == PART["tongue"]:
@@ -241,7 +286,9 @@ def bake(root: Path, shared: Path | None, landmarker: Path, out: Path, picture: 
     rig = json.loads((root / "mpfb2/rigs/standard/weights.default.json").read_text())["weights"]
     import torch
 
-    cavities = set(torch.load(root / "template_mesh_internal_cavities.pth", weights_only=False)["face_indices"])
+    cavities = set(
+        torch.load(root / "template_mesh_internal_cavities.pth", weights_only=False)["face_indices"]
+    )
 
     def span(name: str) -> np.ndarray:
         return np.concatenate([np.arange(a, b + 1) for a, b in spans[name]])
@@ -249,7 +296,9 @@ def bake(root: Path, shared: Path | None, landmarker: Path, out: Path, picture: 
     sampler = Sampler(root, n)
     rng = np.random.default_rng(0)
     mean = base + sampler.draw(rng, mean=True)
-    units = np.stack([load_target(root / f"faceunits01/targets/faceunits/{name}.target", n) for name in ARKIT])
+    units = np.stack(
+        [load_target(root / f"faceunits01/targets/faceunits/{name}.target", n) for name in ARKIT]
+    )
 
     # Skinning: rig bones folded into ours; what is left over (face bones) belongs to the head.
     bones = _bones()
@@ -265,7 +314,13 @@ def bake(root: Path, shared: Path | None, landmarker: Path, out: Path, picture: 
         if source not in taken and not source.startswith(("foot", "toe", "upperleg", "lowerleg")):
             for vertex, value in pairs:
                 weights[int(vertex), head] += value
-    for group in ("helper-l-eye", "helper-r-eye", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue"):
+    for group in (
+        "helper-l-eye",
+        "helper-r-eye",
+        "helper-upper-teeth",
+        "helper-lower-teeth",
+        "helper-tongue",
+    ):
         weights[span(group)] = 0
         weights[span(group), head] = 1
     weights /= np.maximum(weights.sum(1, keepdims=True), 1e-9)
@@ -296,7 +351,11 @@ def bake(root: Path, shared: Path | None, landmarker: Path, out: Path, picture: 
     triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
     uv = texture[np.concatenate([texture_quads[:, [0, 1, 2]], texture_quads[:, [0, 2, 3]]])]
     part = np.concatenate([part_quads, part_quads])
-    solid = (triangles[:, 0] != triangles[:, 1]) & (triangles[:, 1] != triangles[:, 2]) & (triangles[:, 0] != triangles[:, 2])
+    solid = (
+        (triangles[:, 0] != triangles[:, 1])
+        & (triangles[:, 1] != triangles[:, 2])
+        & (triangles[:, 0] != triangles[:, 2])
+    )
     triangles, uv, part = triangles[solid], uv[solid], part[solid]
     used, triangles = np.unique(triangles, return_inverse=True)
     triangles = triangles.reshape(-1, 3).astype(np.int32)
@@ -319,14 +378,18 @@ def bake(root: Path, shared: Path | None, landmarker: Path, out: Path, picture: 
     scaled = (people * face_weight[None, :, None]).reshape(N_PEOPLE, -1)
     shift = scaled.mean(0)
     _, s, vt = np.linalg.svd(scaled - shift, full_matrices=False)
-    basis = (vt[:N_SHAPE] * (s[:N_SHAPE, None] / np.sqrt(N_PEOPLE))).reshape(N_SHAPE, -1, 3) / face_weight[None, :, None]
+    basis = (vt[:N_SHAPE] * (s[:N_SHAPE, None] / np.sqrt(N_PEOPLE))).reshape(N_SHAPE, -1, 3) / face_weight[
+        None, :, None
+    ]
     average = average + (shift.reshape(-1, 3) / face_weight[:, None])
     print("variance kept:", round(float((s[:N_SHAPE] ** 2).sum() / (s**2).sum()), 4))
     units = units[:, used] * 0.1
     moved = np.nonzero(np.abs(units).max((0, 2)) > 1e-5)[0]
 
     # Landmarks, by drawing heads and looking at them.
-    options = tasks.vision.FaceLandmarkerOptions(base_options=tasks.BaseOptions(model_asset_path=str(landmarker)))
+    options = tasks.vision.FaceLandmarkerOptions(
+        base_options=tasks.BaseOptions(model_asset_path=str(landmarker))
+    )
     detector = tasks.vision.FaceLandmarker.create_from_options(options)
     if shared is None:
         raise SystemExit("--data: the skins under DATA/body/skins are needed to draw heads")
@@ -429,7 +492,9 @@ def main() -> None:
     """Command line."""
     import anny
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--landmarks", type=Path, required=True, help="face_landmarker.task")
     parser.add_argument("--data", type=Path, required=True, help="data folder that holds body/skins")
     parser.add_argument("--out", type=Path, default=Path("engine/weights/body.npz"))

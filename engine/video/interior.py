@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.body.fit import FLIP, IRIS, Fit, Float64
 from visavis.engine.body.model import FloatArray, IntArray, load_body, rotation_matrix
 from visavis.engine.body.surface import FittedHead, Seam, Surface
@@ -63,12 +62,16 @@ def _fill_polygon(polygon: Float64, shape: tuple[int, int]) -> npt.NDArray[np.fl
 def skin_light(photo: Bytes, fit: Fit, head: FittedHead) -> Float64:
     """Median colour of the cheeks (3,) in 0..1: how bright and how warm the person's light is."""
     body = load_body()
-    marks = body.at_landmarks(head.vertices.astype(np.float32)).astype(np.float64)[[50, 101, 118, 280, 330, 347, 205, 425]]
+    marks = body.at_landmarks(head.vertices.astype(np.float32)).astype(np.float64)[
+        [50, 101, 118, 280, 330, 347, 205, 425]
+    ]
     px = np.clip(fit.camera.project(marks @ FLIP.T), 0, [photo.shape[1] - 1, photo.shape[0] - 1]).astype(int)
     return np.median(photo[px[:, 1], px[:, 0]].astype(np.float64), 0) / 255
 
 
-def eye_layer(side: str, photo: Bytes, surface: Surface, head: FittedHead, fit: Fit, landmarks: FloatArray) -> Layer | None:
+def eye_layer(
+    side: str, photo: Bytes, surface: Surface, head: FittedHead, fit: Fit, landmarks: FloatArray
+) -> Layer | None:
     """The eyeball of one side, or None when its opening is not on the surface."""
     seam = next((s for s in surface.seams if s.name == f"eye{side}"), None)
     if seam is None:
@@ -83,7 +86,10 @@ def eye_layer(side: str, photo: Bytes, surface: Surface, head: FittedHead, fit: 
     x0, y0 = np.floor(centre_px - half - 2).astype(int)
     x1, y1 = np.ceil(centre_px + half + 2).astype(int)
     size = (int(y1 - y0), int(x1 - x0))
-    rows, columns = np.clip(np.arange(y0, y1), 0, photo.shape[0] - 1), np.clip(np.arange(x0, x1), 0, photo.shape[1] - 1)
+    rows, columns = (
+        np.clip(np.arange(y0, y1), 0, photo.shape[0] - 1),
+        np.clip(np.arange(x0, x1), 0, photo.shape[1] - 1),
+    )
     crop = photo[np.ix_(rows, columns)].copy()
     local = polygon - [x0, y0]
     iris = landmarks[list(IRIS[side]), :2].astype(np.float64) - [x0, y0]
@@ -111,7 +117,9 @@ def eye_layer(side: str, photo: Bytes, surface: Surface, head: FittedHead, fit: 
     scale = -z_front / focal
     away = np.linalg.norm(grid - centre_px, axis=1) * scale
     z = centre[2] + np.sqrt(np.maximum(sphere**2 - np.minimum(away, 0.85 * sphere) ** 2, 0))
-    vertices = np.stack([(grid[:, 0] - fit.camera.cx) / focal * -z, -(grid[:, 1] - fit.camera.cy) / focal * -z, z], 1)
+    vertices = np.stack(
+        [(grid[:, 0] - fit.camera.cx) / focal * -z, -(grid[:, 1] - fit.camera.cy) / focal * -z, z], 1
+    )
     r = np.linalg.norm(grid - (pupil + [x0, y0]), axis=1) / radius
     t = np.clip((r - 1.2) / 1.6, 0, 1)
     gaze = 1 - 0.75 * t * t * (3 - 2 * t)
@@ -121,7 +129,9 @@ def eye_layer(side: str, photo: Bytes, surface: Surface, head: FittedHead, fit: 
     )  # fmt: skip
 
 
-def _complete_eye(crop: Bytes, polygon: Float64, pupil: Float64, radius: float, size: tuple[int, int]) -> Bytes:
+def _complete_eye(
+    crop: Bytes, polygon: Float64, pupil: Float64, radius: float, size: tuple[int, int]
+) -> Bytes:
     """RGBA of the whole eye: the photo inside the opening, completed iris and white outside."""
     opening = _fill_polygon(polygon, size)
     height = float(np.ptp(polygon[:, 1]))
@@ -152,7 +162,9 @@ def _complete_eye(crop: Bytes, polygon: Float64, pupil: Float64, radius: float, 
             profile[k], known[k] = np.median(crop[pick].astype(np.float32), 0), True
     if known.any():
         steps = np.arange(10)
-        profile = np.stack([np.interp(steps, steps[known], profile[known, c]) for c in range(3)], 1).astype(np.float32)
+        profile = np.stack([np.interp(steps, steps[known], profile[known, c]) for c in range(3)], 1).astype(
+            np.float32
+        )
         at = np.clip(distance / radius * 8 - 0.5, 0, 8)
         ring = np.stack([np.interp(at, steps, profile[:, c]) for c in range(3)], -1)
         edge = np.clip((radius * 1.08 - distance) / max(1.0, 0.18 * radius), 0, 1)[..., None]
@@ -196,7 +208,9 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     jaw_mean = jaw_deltas[:, lower_ids].mean(1)  # (4, 3)
 
     # The lips' line at rest, in the head's own axes.
-    rest = surface.vertices.astype(np.float64) + np.tensordot(surface.rest_motion.astype(np.float64), surface.units, 1)
+    rest = surface.vertices.astype(np.float64) + np.tensordot(
+        surface.rest_motion.astype(np.float64), surface.units, 1
+    )
     line = np.concatenate([rest[seam.upper], rest[seam.lower]]) @ turn
     front = float(line[:, 2].max())
     centre = np.array([line[:, 0].mean(), 0, 0])
@@ -205,11 +219,11 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     width = float(np.ptp(line[:, 0]))
     now = np.concatenate([surface.vertices[seam.upper], surface.vertices[seam.lower]]) @ turn
     lower_y = float(np.median((surface.vertices[seam.lower] @ turn)[4:-4, 1]))
-    open_by = float(
-        np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]) - lower_y
-    )
+    open_by = float(np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]) - lower_y)
 
-    def make(name: str, points: Float64, uv: Float64, triangles: IntArray, texture: Bytes, jaw: Float64, part: str) -> Layer:
+    def make(
+        name: str, points: Float64, uv: Float64, triangles: IntArray, texture: Bytes, jaw: Float64, part: str
+    ) -> Layer:
         jaw_field = np.broadcast_to(jaw[:, None, :] if jaw.ndim == 2 else jaw, (4, len(points), 3))
         return Layer(
             name, "", body.part_id(part), (points @ turn.T).astype(np.float32), uv.astype(np.float32), triangles, texture,
@@ -223,11 +237,20 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     points = np.stack([centre[0] + gx.ravel(), lip_y + gy.ravel(), np.full(gx.size, front - 0.030)], 1)
     shade = np.linspace(0.9, 0.5, 32)[:, None, None] * np.array([0.17, 0.055, 0.05]) * 255 * brightness * tint
     cavity = np.dstack([np.broadcast_to(shade, (32, 32, 3)), np.full((32, 32), 255)]).astype(np.uint8)
-    uv = np.stack([np.linspace(1, 31, 5)[None].repeat(7, 0).ravel(), np.linspace(1, 31, 7)[:, None].repeat(5, 1).ravel()], 1)
+    uv = np.stack(
+        [
+            np.linspace(1, 31, 5)[None].repeat(7, 0).ravel(),
+            np.linspace(1, 31, 7)[:, None].repeat(5, 1).ravel(),
+        ],
+        1,
+    )
     layers.append(make("cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "background"))
 
     layers.append(_tongue(make, head, turn, front, lip_y, centre, brightness * tint, jaw_deltas))
-    for name, part, jaw in (("lowerTeeth", "lowerTeeth", jaw_mean), ("upperTeeth", "upperTeeth", np.zeros((4, 3)))):
+    for name, part, jaw in (
+        ("lowerTeeth", "lowerTeeth", jaw_mean),
+        ("upperTeeth", "upperTeeth", np.zeros((4, 3))),
+    ):
         upper = name == "upperTeeth"
         # biting edges: the upper a little below the lips' line at rest, the lower behind the lower lip
         edge = lip_y - 0.0022 if upper else min(lip_y - 0.0035, lower_y + 0.0005)
@@ -261,7 +284,9 @@ def _teeth_texture(upper: bool, brightness: float, tint: Float64) -> Bytes:
     # distance along the arch from the middle, in millimetres: half an ellipse of the sheet above
     theta = np.linspace(0, 1.25, 400)
     size = 0.96 if upper else 0.86
-    arc = np.concatenate([[0], np.cumsum(np.hypot(np.diff(27 * size * np.sin(theta)), np.diff(34 * size * np.cos(theta))))])
+    arc = np.concatenate(
+        [[0], np.cumsum(np.hypot(np.diff(27 * size * np.sin(theta)), np.diff(34 * size * np.cos(theta))))]
+    )
     total = float(arc[-1])
     s = np.abs(np.linspace(-total, total, 512))
     ends = np.cumsum(widths)
@@ -270,7 +295,11 @@ def _teeth_texture(upper: bool, brightness: float, tint: Float64) -> Bytes:
     within = np.clip((s - start) / widths[tooth], 0, 1) * 2 - 1  # -1..1 across a tooth
     v = (np.arange(64) + 0.5) / 64  # 0 at the top of the sheet
     along = v if upper else 1 - v  # 0 at the gum, 1 at the biting edge
-    length = np.array([0.97, 0.90, 0.96, 0.88, 0.85, 0.82])[tooth] if upper else np.array([0.90, 0.92, 0.97, 0.92, 0.88, 0.86])[tooth]
+    length = (
+        np.array([0.97, 0.90, 0.96, 0.88, 0.85, 0.82])[tooth]
+        if upper
+        else np.array([0.90, 0.92, 0.97, 0.92, 0.88, 0.86])[tooth]
+    )
     tip = length - 0.10 * np.abs(within) ** 5 - 0.02 * within**2
     alpha = np.clip((tip[None] - along[:, None]) * 40 + 0.5, 0, 1)
     gum_line = 0.30 + 0.10 * np.abs(within) ** 3
@@ -301,7 +330,9 @@ def _tongue(make, head, turn, front, lip_y, centre, light, jaw_deltas) -> Layer:
     points[:, 1] += (lip_y - 0.0045) - points[:, 1].max()
     points[:, 2] += (front - 0.0135) - points[:, 2].max()
     normal = np.zeros_like(points)
-    n = np.cross(points[triangles[:, 1]] - points[triangles[:, 0]], points[triangles[:, 2]] - points[triangles[:, 0]])
+    n = np.cross(
+        points[triangles[:, 1]] - points[triangles[:, 0]], points[triangles[:, 2]] - points[triangles[:, 0]]
+    )
     for k in range(3):
         np.add.at(normal, triangles[:, k], n)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
@@ -313,7 +344,9 @@ def _tongue(make, head, turn, front, lip_y, centre, light, jaw_deltas) -> Layer:
     return make("tongue", points, uv, triangles, texture, jaw_deltas[:, ids], "tongue")
 
 
-def _photo_teeth(photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: float, turn: Float64, make) -> Layer:  # type: ignore[no-untyped-def]
+def _photo_teeth(
+    photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: float, turn: Float64, make
+) -> Layer:  # type: ignore[no-untyped-def]
     """What the photo shows between parted lips, as a sheet that stays with the skull."""
     polygon = _polygon(seam, surface.uv.astype(np.float64))
     low, high = polygon.min(0), polygon.max(0)
@@ -321,7 +354,10 @@ def _photo_teeth(photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: fl
     x0, y0 = np.floor(low - margin).astype(int)
     x1, y1 = np.ceil(high + margin).astype(int)
     size = (int(y1 - y0), int(x1 - x0))
-    rows, columns = np.clip(np.arange(y0, y1), 0, photo.shape[0] - 1), np.clip(np.arange(x0, x1), 0, photo.shape[1] - 1)
+    rows, columns = (
+        np.clip(np.arange(y0, y1), 0, photo.shape[0] - 1),
+        np.clip(np.arange(x0, x1), 0, photo.shape[1] - 1),
+    )
     crop = photo[np.ix_(rows, columns)].copy()
     inside = _fill_polygon(polygon - [x0, y0], size)
     safe = cv2.erode(inside, np.ones((3, 3))) > 0.95
@@ -335,16 +371,20 @@ def _photo_teeth(photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: fl
     soft = cv2.GaussianBlur(cv2.dilate(inside, np.ones((3, 3))), (0, 0), reach * 0.5)
     up = cv2.dilate(inside, np.ones((2 * int(2 * reach) + 1, 1), np.uint8))
     yy = np.arange(size[0])[:, None] + y0
-    middle = np.interp(np.arange(size[1]) + x0, polygon[: len(seam.upper), 0], polygon[: len(seam.upper), 1])[None]
+    middle = np.interp(np.arange(size[1]) + x0, polygon[: len(seam.upper), 0], polygon[: len(seam.upper), 1])[
+        None
+    ]
     alpha = np.maximum(cv2.dilate(inside, np.ones((3, 3))), np.where(yy < middle + 2, up, soft * 0.0 + soft))
     texture = np.dstack([np.clip(colour, 0, 255), np.clip(alpha, 0, 1) * 255]).astype(np.uint8)
     nx, ny = 9, 5
     gx, gy = np.meshgrid(np.linspace(x0, x1, nx), np.linspace(y0, y1, ny))
     # on the plane of the front teeth, in head axes
     axis = turn[:, 2]
-    plane = (front - 0.004)
+    plane = front - 0.004
     ray = np.stack([(gx.ravel() - fit.camera.cx) / fit.camera.focal, -(gy.ravel() - fit.camera.cy) / fit.camera.focal,
                     -np.ones(gx.size)], 1)  # fmt: skip
     points = ray * (plane / (ray @ axis))[:, None]
     uv = np.stack([gx.ravel() - x0, gy.ravel() - y0], 1)
-    return make("photoTeeth", points @ turn, uv, grid_triangles(ny, nx), texture, np.zeros((4, 3)), "upperTeeth")
+    return make(
+        "photoTeeth", points @ turn, uv, grid_triangles(ny, nx), texture, np.zeros((4, 3)), "upperTeeth"
+    )

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.avatar import PIVOTS, Avatar
-from visavis.engine.body.fit import FLIP
 from visavis.engine.body.model import FloatArray, rotation_matrix
 from visavis.engine.body.surface import Seam
 from visavis.engine.motion.channels import (
@@ -43,11 +41,18 @@ class _Pose:
     clavicle_right: FloatArray
 
 
-def _about(rotation: npt.NDArray[np.floating], pivot: FloatArray, parent: FloatArray, shift: npt.NDArray[np.floating] | float = 0.0) -> FloatArray:
+def _about(
+    rotation: npt.NDArray[np.floating],
+    pivot: FloatArray,
+    parent: FloatArray,
+    shift: npt.NDArray[np.floating] | float = 0.0,
+) -> FloatArray:
     """`parent` after turning by `rotation` (rotation vector) about `pivot` and moving by `shift`: (3, 4)."""
     turn = rotation_matrix(rotation).astype(np.float32)
     move = pivot - turn @ pivot + np.asarray(shift, np.float32)
-    return np.concatenate([parent[:, :3] @ turn, (parent[:, :3] @ move + parent[:, 3])[:, None]], 1).astype(np.float32)
+    return np.concatenate([parent[:, :3] @ turn, (parent[:, :3] @ move + parent[:, 3])[:, None]], 1).astype(
+        np.float32
+    )
 
 
 def _limited(vector: FloatArray, most: float) -> FloatArray:
@@ -80,7 +85,9 @@ class Renderer:
         weights = surface.weights
         neck, head, left, right = weights.T
         # root, neck without head, head, clavicles: each vertex's shares add up to 1
-        self._shares = np.stack([1 - neck - left - right, neck - head, head, left, right], 1).astype(np.float32)
+        self._shares = np.stack([1 - neck - left - right, neck - head, head, left, right], 1).astype(
+            np.float32
+        )
         self._upright = rotation_matrix(avatar.fit.rotation)[:, 1].astype(np.float32)
         own = avatar.fit.expression.astype(np.float32)
         self._lowest = -own - 0.15
@@ -141,7 +148,9 @@ class Renderer:
         return out
 
 
-def _turned(vertices: FloatArray, centre: FloatArray, share: FloatArray, yaw: float, pitch: float) -> FloatArray:
+def _turned(
+    vertices: FloatArray, centre: FloatArray, share: FloatArray, yaw: float, pitch: float
+) -> FloatArray:
     """Eye patch vertices after turning the ball by yaw (to the person's left) and pitch (up), each vertex by its share."""
     if not yaw and not pitch:
         return vertices
