@@ -1,6 +1,7 @@
 """One live avatar: push speech at any pace, take frames at one clock, each with the sound that belongs to it.
 
-Sound and image never part: a frame's sound travels with its motion through the same queue. Look-ahead delays both.
+Sound and image never part: a frame's sound travels with its motion through the same queue. Look-ahead
+delays both.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.audio.pcm import FloatArray, check_rate, to_int16, to_mono
 from visavis.engine.audio.resample import Resampler
 from visavis.engine.audio.vad import VoiceActivity
 from visavis.engine.errors import QueueFullError
 from visavis.engine.motion.director import MotionDirector, MotionSource
-from visavis.engine.timing import FPS, PLAYBACK_RATE, PLAYBACK_SAMPLES_PER_FRAME, SAMPLE_RATE, SAMPLES_PER_FRAME
+from visavis.engine.timing import (
+    FPS,
+    PLAYBACK_RATE,
+    PLAYBACK_SAMPLES_PER_FRAME,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+)
 
 if TYPE_CHECKING:
     from visavis.engine.avatar import Avatar
@@ -66,7 +72,8 @@ class _Block:
 
     heard: FloatArray
     played: npt.NDArray[np.int16] | None = None
-    """At 48 kHz; None while the resampler waits for the millisecond that follows. Needed only when the frame is shown."""
+    """At 48 kHz; None while the resampler waits for the millisecond that follows. Needed only when the
+    frame is shown."""
     speech_index: int | None = None
     samples: int = 0
     """How many of the 16 kHz samples were pushed; the rest is padding."""
@@ -116,7 +123,10 @@ class _Ingest:
         frames, self.heard = self.heard[:whole].reshape(-1, SAMPLES_PER_FRAME), self.heard[whole:]
         blocks = [_Block(frame, samples=SAMPLES_PER_FRAME) for frame in frames]
         self.unsounded.extend(blocks)
-        whole = min(len(self.played) // PLAYBACK_SAMPLES_PER_FRAME, len(self.unsounded)) * PLAYBACK_SAMPLES_PER_FRAME
+        whole = (
+            min(len(self.played) // PLAYBACK_SAMPLES_PER_FRAME, len(self.unsounded))
+            * PLAYBACK_SAMPLES_PER_FRAME
+        )
         sounds, self.played = to_int16(self.played[:whole]), self.played[whole:]
         for sound in sounds.reshape(-1, PLAYBACK_SAMPLES_PER_FRAME):
             self.unsounded.popleft().played = sound
@@ -140,7 +150,8 @@ class Session:
         renderer: FrameRenderer | None = None,
         source: MotionSource | None = None,
     ) -> None:
-        """`avatar` may be None when a `renderer` is given. `lookahead` is 0 to 2 frames. `source` replaces stage 1."""
+        """`avatar` may be None when a `renderer` is given. `lookahead` is 0 to 2 frames. `source` replaces
+        stage 1."""
         if renderer is None:
             if avatar is None:
                 raise ValueError("a session needs an avatar or a renderer")
@@ -172,9 +183,9 @@ class Session:
     ) -> None:
         """Add speech: int16 or float32 in -1..1, (n,) or (n, channels of one or two), at 8 to 48 kHz.
 
-        With `live` (a microphone) the backlog stays short: above 160 ms silence is skipped, above 1 s the oldest is dropped.
-        Raises AudioError for what cannot be used and QueueFullError when more would wait than `max_queue_s`; in both cases nothing
-        is taken.
+        With `live` (a microphone) the backlog stays short: above 160 ms silence is skipped, above 1 s the
+        oldest is dropped. Raises AudioError for what cannot be used and QueueFullError when more would wait
+        than `max_queue_s`; in both cases nothing is taken.
         """
         self._check_open()
         rate = check_rate(rate)
@@ -204,7 +215,8 @@ class Session:
         self._flush()
 
     def clear(self) -> int:
-        """Barge-in: drop all speech that was not shown; the mouth closes. Returns the dropped samples at 16 kHz."""
+        """Barge-in: drop all speech that was not shown; the mouth closes. Returns the dropped samples at 16
+        kHz."""
         self._check_open()
         dropped = self._unplayed()
         if self._speaking or self._queue or self._ingest is not None:
@@ -221,7 +233,9 @@ class Session:
         self._check_open()
         shown, motion, speaking = self._advance()
         played = _NO_SOUND if shown.played is None else shown.played
-        frame = Frame(self._index, self._renderer.render(motion), played, shown.speech_index, speaking, motion)
+        frame = Frame(
+            self._index, self._renderer.render(motion), played, shown.speech_index, speaking, motion
+        )
         self._index += 1
         return frame
 
@@ -254,7 +268,8 @@ class Session:
         return waiting + (len(self._ingest.heard) if self._ingest is not None else 0)
 
     def _advance(self) -> tuple[_Block, FloatArray, bool]:
-        """One step of the clock: the block to play, the motion to show, whether that is within an utterance."""
+        """One step of the clock: the block to play, the motion to show, whether that is within an
+        utterance."""
         if self._ingest is not None and not self._ready():
             if self._starved >= PATIENCE:
                 self._flush()
@@ -312,7 +327,8 @@ class Session:
         self._starved = 0
 
     def _catch_up(self) -> None:
-        """Shorten the backlog of a live source: first by its silences, then, when it is far behind, by its oldest frames."""
+        """Shorten the backlog of a live source: first by its silences, then, when it is far behind, by its
+        oldest frames."""
         excess = len(self._queue) - LIVE_BACKLOG
         if excess > 0:
             kept: deque[_Block] = deque()
@@ -336,7 +352,8 @@ def render_offline(
     renderer: FrameRenderer | None = None,
     source: MotionSource | None = None,
 ) -> Iterator[Frame]:
-    """All frames of a recording, as fast as they can be made: exactly as many as it is long, the last one filled up with silence.
+    """All frames of a recording, as fast as they can be made: exactly as many as it is long, the last one
+    filled up with silence.
 
     `pcm` and `rate` as in `Session.push_audio`. Frame k holds samples 640 k to 640 k + 639 at 16 kHz.
     """

@@ -1,7 +1,8 @@
 """Log-mel features, block by block.
 
-16 kHz, window 25 ms (Hann), hop 10 ms, 80 bands from 0 to 8 kHz on the HTK mel scale. Window m ends with sample 160 (m + 1), so the
-features of a video frame (four of them) are complete as soon as its sound is: the stream has no delay of its own.
+16 kHz, window 25 ms (Hann), hop 10 ms, 80 bands from 0 to 8 kHz on the HTK mel scale. Window m ends with
+sample 160 (m + 1), so the features of a video frame (four of them) are complete as soon as its sound is:
+the stream has no delay of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.timing import SAMPLE_RATE, SAMPLES_PER_FRAME
 
@@ -48,7 +48,8 @@ _POWER_SCALE = np.float32(1 / _HANN.sum() ** 2 * 4)  # a full-scale sine has pow
 
 
 def power_to_log(power: FloatArray) -> FloatArray:
-    """Band power -> natural logarithm, moved so that the floor is 0 and loud speech is near 10: (..., N_MELS)."""
+    """Band power -> natural logarithm, moved so that the floor is 0 and loud speech is near 10: (...,
+    N_MELS)."""
     return np.log((power + FLOOR) / FLOOR).astype(np.float32)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.errors import AudioError
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,7 +25,8 @@ def to_mono(pcm: npt.NDArray[np.int16] | npt.NDArray[np.float32]) -> FloatArray:
     """Sound as mono float32 in -1..1, shape (n,).
 
     `pcm` is int16 or float32 (-1..1), shape (n,) for mono or (n, channels) with one or two channels.
-    Floats beyond -1..1 are clipped. Raises AudioError for another type or shape and for values that are not finite.
+    Floats beyond -1..1 are clipped. Raises AudioError for another type or shape and for values that are not
+    finite.
     """
     if not isinstance(pcm, np.ndarray):
         raise AudioError(f"audio is a {type(pcm).__name__}: give a numpy array of int16 or float32")

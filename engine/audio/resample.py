@@ -1,11 +1,11 @@
 """Streaming resampling by a windowed-sinc polyphase filter.
 
-Output sample n stands for the instant n / rate_out of the input's clock: there is no shift in time, only a wait for the
-filter's right half (16 periods of the lower rate: 1 ms at 16 kHz, 2 ms at 8 kHz). General libraries wait tens of
-milliseconds for their block transforms, which a live call would pay as latency.
+Output sample n stands for the instant n / rate_out of the input's clock: there is no shift in time, only a
+wait for the filter's right half (16 periods of the lower rate: 1 ms at 16 kHz, 2 ms at 8 kHz). General
+libraries wait tens of milliseconds for their block transforms, which a live call would pay as latency.
 
-Method: J. O. Smith, "Digital Audio Resampling", https://ccrma.stanford.edu/~jos/resample/, with the table of phases exact
-for the rational ratio, so the result does not depend on how the input was cut into blocks.
+Method: J. O. Smith, "Digital Audio Resampling", https://ccrma.stanford.edu/~jos/resample/, with the table
+of phases exact for the rational ratio, so the result does not depend on how the input was cut into blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from math import gcd
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.audio.pcm import FloatArray, check_rate
 
 ZERO_CROSSINGS = 16
@@ -30,7 +29,9 @@ def _phases(up: int, down: int) -> FloatArray:
     """Filter taps (up, 2 * half) for output phases k / up between two input samples."""
     scale = min(1.0, up / down)
     half = _half_width(up, down)
-    offsets = np.arange(1 - half, half + 1)[None] - (np.arange(up) / up)[:, None]  # input samples, (up, 2 half)
+    offsets = (
+        np.arange(1 - half, half + 1)[None] - (np.arange(up) / up)[:, None]
+    )  # input samples, (up, 2 half)
     position = offsets * scale
     window = np.i0(_KAISER_BETA * np.sqrt(np.clip(1 - (position / ZERO_CROSSINGS) ** 2, 0, None)))
     taps = np.sinc(position * _ROLL_OFF) * np.where(np.abs(position) < ZERO_CROSSINGS, window, 0)
@@ -78,7 +79,11 @@ class Resampler:
         state.tail = np.concatenate([state.tail, samples.astype(np.float32, copy=False)])
         received = state.first + len(state.tail)
         # Output n sits at input position n * down / up and needs inputs up to floor(position) + half.
-        ready = max(state.produced, -(-(received - half) * self._up // self._down)) if received > half else state.produced
+        ready = (
+            max(state.produced, -(-(received - half) * self._up // self._down))
+            if received > half
+            else state.produced
+        )
         return self._produce(ready)
 
     def flush(self) -> FloatArray:

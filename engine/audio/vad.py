@@ -1,7 +1,7 @@
 """Voice activity: is somebody speaking in this frame?
 
-The WebRTC detector decides for each 10 ms; a frame counts as voiced when at least half of it is. A hangover bridges the short
-gaps inside words, so that stops and soft endings stay inside the speech.
+The WebRTC detector decides for each 10 ms; a frame counts as voiced when at least half of it is. A hangover
+bridges the short gaps inside words, so that stops and soft endings stay inside the speech.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import webrtcvad
-
 from visavis.engine.audio.pcm import FloatArray, to_int16
 from visavis.engine.timing import SAMPLE_RATE, SAMPLES_PER_FRAME
 
@@ -24,8 +23,8 @@ _QUIET = 10 ** (-62 / 20)
 class VoiceActivity:
     """Voice activity of mono 16 kHz sound, one video frame at a time.
 
-    `aggressiveness` is the WebRTC detector's mode, 0 (eager) to 3 (strict); `hangover` is how many frames after the last voiced one
-    still count as speech.
+    `aggressiveness` is the WebRTC detector's mode, 0 (eager) to 3 (strict); `hangover` is how many frames
+    after the last voiced one still count as speech.
     """
 
     aggressiveness: int = 2
@@ -44,10 +43,13 @@ class VoiceActivity:
     def push(self, samples: FloatArray) -> bool:
         """One frame of samples (640,) -> does it belong to speech?"""
         if samples.shape != (SAMPLES_PER_FRAME,):
-            raise ValueError(f"voice activity takes frames of {SAMPLES_PER_FRAME} samples, got shape {samples.shape}")
+            raise ValueError(
+                f"voice activity takes frames of {SAMPLES_PER_FRAME} samples, got shape {samples.shape}"
+            )
         sound = to_int16(samples)
         votes = sum(
-            self._vad.is_speech(sound[k * _BLOCK : (k + 1) * _BLOCK].tobytes(), SAMPLE_RATE) for k in range(_BLOCKS)
+            self._vad.is_speech(sound[k * _BLOCK : (k + 1) * _BLOCK].tobytes(), SAMPLE_RATE)
+            for k in range(_BLOCKS)
         )
         loud = float(np.sqrt(np.mean(np.square(samples)))) > _QUIET
         if loud and votes * 2 >= _BLOCKS:

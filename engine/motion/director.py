@@ -1,7 +1,7 @@
 """Stage 1 as the session sees it: sound in, all motion channels out.
 
-`MotionSource` is the seam: a session needs nothing else of stage 1. Here it is filled by a network for the mouth and a
-stochastic process for the rest; a generative model of all channels takes the same place.
+`MotionSource` is the seam: a session needs nothing else of stage 1. Here it is filled by a network for the
+mouth and a stochastic process for the rest; a generative model of all channels takes the same place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.channels import ARKIT, FACE_SLICE
 from visavis.engine.motion.life import Life, SpeechCue
@@ -22,13 +21,15 @@ class MotionSource(Protocol):
     """Turns sound into motion, one frame out a step."""
 
     lookahead: int
-    """How many frames the motion lags behind what is heard. A new source has heard this many frames of silence."""
+    """How many frames the motion lags behind what is heard. A new source has heard this many frames of
+    silence."""
 
     def step(self, heard: FloatArray) -> FloatArray:
-        """Hear frames (n, 640) of mono 16 kHz sound, give the motion (N_CHANNELS,) of the frame `lookahead` frames before the last.
+        """Hear frames (n, 640) of mono 16 kHz sound, give the motion (N_CHANNELS,) of the frame `lookahead`
+        frames before the last.
 
-        n is 1 as a rule; more when speech starts and the frames before it are skipped; 0 when sound is missing: the person
-        then lives on and the mouth comes to rest.
+        n is 1 as a rule; more when speech starts and the frames before it are skipped; 0 when sound is
+        missing: the person then lives on and the mouth comes to rest.
         """
         ...
 
@@ -56,12 +57,18 @@ class MotionDirector:
         self.lookahead = lookahead
         self._speech = speech if speech is not None else SpeechToFace(lookahead)
         if self._speech.lookahead != lookahead:
-            raise ValueError(f"the network looks {self._speech.lookahead} frames ahead, the director {lookahead}")
+            raise ValueError(
+                f"the network looks {self._speech.lookahead} frames ahead, the director {lookahead}"
+            )
         self._life = Life(seed)
         sides = np.random.default_rng([seed, 1]).uniform(-0.06, 0.06)
         self._asymmetry = np.ones(len(ARKIT), np.float32)
         for k, name in enumerate(ARKIT):
-            if name.startswith("mouth") and name.endswith(("Left", "Right")) and len(name) > len("mouthRight"):
+            if (
+                name.startswith("mouth")
+                and name.endswith(("Left", "Right"))
+                and len(name) > len("mouthRight")
+            ):
                 self._asymmetry[k] += sides if name.endswith("Left") else -sides
         self.state = DirectorState(deque([-100.0] * (lookahead + 1), maxlen=lookahead + 1))
 

@@ -1,10 +1,12 @@
-"""What a person does besides speaking: blinks, gaze, breathing, the sway of the head. A seeded stochastic process, one frame at a time.
+"""What a person does besides speaking: blinks, gaze, breathing, the sway of the head. A seeded stochastic
+process, one frame at a time.
 
-Every part is a bounded random process around rest, so nothing drifts however long a call lasts. Sources of the figures:
-blinks 10 to 25 a minute in conversation, more at pauses and with gaze shifts, closing in about 80 ms and opening in 150 ms (Bentivoglio et al.
-1997; Evinger et al. 1991); saccade duration 21 ms + 2.2 ms a degree (Carpenter 1988); fixations at the listener's eyes with glances away of
-about a second, more of them while thinking of words (Argyle & Cook 1976; Lee, Badler & Badler, "Eyes Alive", 2002); breathing 12 to 18 a
-minute; nods and brows on stressed syllables (Graf et al. 2002; Munhall et al. 2004).
+Every part is a bounded random process around rest, so nothing drifts however long a call lasts. Sources of
+the figures: blinks 10 to 25 a minute in conversation, more at pauses and with gaze shifts, closing in about
+80 ms and opening in 150 ms (Bentivoglio et al. 1997; Evinger et al. 1991); saccade duration 21 ms + 2.2 ms
+a degree (Carpenter 1988); fixations at the listener's eyes with glances away of about a second, more of
+them while thinking of words (Argyle & Cook 1976; Lee, Badler & Badler, "Eyes Alive", 2002); breathing 12 to
+18 a minute; nods and brows on stressed syllables (Graf et al. 2002; Munhall et al. 2004).
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.channels import (
     CLAVICLE_LEFT_SLICE,
@@ -37,7 +38,8 @@ HEAD_LIMIT = np.array([7.0, 8.0, 5.0]) * _DEGREE
 
 @dataclass(frozen=True)
 class SpeechCue:
-    """What life follows of the speech: level in dB of full scale, and whether somebody speaks, in the frame shown."""
+    """What life follows of the speech: level in dB of full scale, and whether somebody speaks, in the frame
+    shown."""
 
     level: float = -100.0
     speaking: bool = False
@@ -45,7 +47,8 @@ class SpeechCue:
 
 @dataclass
 class _Spring:
-    """A critically damped spring: follows its target smoothly, with no overshoot. Exact for a target held during the frame."""
+    """A critically damped spring: follows its target smoothly, with no overshoot. Exact for a target held
+    during the frame."""
 
     rate: float
     value: FloatArray
@@ -122,7 +125,8 @@ class LifeState:
 
 
 def blink_curve(seconds: float, pace: float = 1.0) -> float:
-    """How far the lids are closed (0..1) so long after a blink began: 80 ms down, 30 ms shut, 150 ms up, times `pace`."""
+    """How far the lids are closed (0..1) so long after a blink began: 80 ms down, 30 ms shut, 150 ms up,
+    times `pace`."""
     t = seconds / pace
     if t < 0.08:
         return 0.5 - 0.5 * float(np.cos(np.pi * t / 0.08))
@@ -132,7 +136,8 @@ def blink_curve(seconds: float, pace: float = 1.0) -> float:
 
 
 class Life:
-    """Motion of an idle or speaking person, all channels but the mouth's. The same seed gives the same life."""
+    """Motion of an idle or speaking person, all channels but the mouth's. The same seed gives the same
+    life."""
 
     def __init__(self, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -273,14 +278,17 @@ class Life:
 
     def _breathe(self, motion: FloatArray) -> None:
         state = self.state
-        state.breath_rate += (0.25 - state.breath_rate) * _DT / 8 + 0.012 * float(np.sqrt(_DT)) * float(state.rng.standard_normal())
+        state.breath_rate += (0.25 - state.breath_rate) * _DT / 8 + 0.012 * float(np.sqrt(_DT)) * float(
+            state.rng.standard_normal()
+        )
         state.breath_rate = float(np.clip(state.breath_rate, 0.2, 0.3))
         state.breath = (state.breath + state.breath_rate * _DT) % 1.0
         # In over two fifths of the cycle, out over three.
         warped = state.breath / 0.4 * 0.5 if state.breath < 0.4 else 0.5 + (state.breath - 0.4) / 0.6 * 0.5
         filled = 0.5 - 0.5 * float(np.cos(2 * np.pi * warped))
         lift = filled * (1.0 + 0.2 * state.energy)
-        # Shoulders rise (about z, opposite on the two sides), the chest leans back a little, the head stays level.
+        # Shoulders rise (about z, opposite on the two sides), the chest leans back a little, the head stays
+        # level.
         motion[CLAVICLE_LEFT_SLICE.start + 2] = 1.1 * _DEGREE * lift
         motion[CLAVICLE_RIGHT_SLICE.start + 2] = -1.1 * _DEGREE * lift
         motion[SPINE_SLICE.start] = -0.45 * _DEGREE * lift

@@ -1,8 +1,8 @@
 """Speech to face: a small causal network from log-mel features to the face channels that speech drives.
 
-The network is an ONNX file whose streaming state (the last features and the recurrent state) goes in and comes out by name. It hears one
-video frame of sound at a time and answers for the frame `lookahead` frames earlier. How it was trained: `engine/training/speech.py`
-and the card beside the weights.
+The network is an ONNX file whose streaming state (the last features and the recurrent state) goes in and
+comes out by name. It hears one video frame of sound at a time and answers for the frame `lookahead` frames
+earlier. How it was trained: `engine/training/speech.py` and the card beside the weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
 from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS, LogMel
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.audio.vad import VoiceActivity
@@ -65,10 +64,11 @@ class SpeechState:
 
 @dataclass
 class SpeechToFace:
-    """The network and its stream: push one frame of sound, get the face of the frame `lookahead` frames earlier.
+    """The network and its stream: push one frame of sound, get the face of the frame `lookahead` frames
+    earlier.
 
-    `lookahead` is 0, 1 or 2 frames (40 ms each). Feeding frame by frame is the only way there is, so a whole clip and a
-    stream give the same.
+    `lookahead` is 0, 1 or 2 frames (40 ms each). Feeding frame by frame is the only way there is, so a
+    whole clip and a stream give the same.
     """
 
     lookahead: int = MAX_LOOKAHEAD
@@ -96,17 +96,21 @@ class SpeechToFace:
         )
 
     def push(self, samples: FloatArray) -> FloatArray:
-        """One frame of mono 16 kHz sound (640,) -> ARKit coefficients (52,) of the frame `lookahead` frames earlier."""
+        """One frame of mono 16 kHz sound (640,) -> ARKit coefficients (52,) of the frame `lookahead` frames
+        earlier."""
         state = self.state
         mel = self._mel.push(samples).reshape(1, MELS_PER_FRAME, N_MELS)
-        out = self._network({"mel": mel, "context": state.context, "hidden": state.hidden, "delay": self._delay})
+        out = self._network(
+            {"mel": mel, "context": state.context, "hidden": state.hidden, "delay": self._delay}
+        )
         state.context, state.hidden = out["next_context"], out["next_hidden"]
         state.heard.append(self._vad.push(samples))
         self._move_gate(float(out["voice"][0, 0]))
         return spread(out["face"][0] * np.float32(state.gate))
 
     def _move_gate(self, voice: float) -> None:
-        # Both must agree that somebody speaks: the detector is quick but takes noise for speech, the network knows better.
+        # Both must agree that somebody speaks: the detector is quick but takes noise for speech, the
+        # network knows better.
         wanted = min(1.0, max(0.0, (voice - 0.15) / 0.35)) if any(self.state.heard) else 0.0
         step = 0.5 if wanted < self.state.gate else 1.0  # opens at once, closes within two frames
         self.state.gate += max(-step, min(step, wanted - self.state.gate))

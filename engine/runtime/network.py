@@ -1,6 +1,7 @@
 """Networks from ONNX files on the CPU, by OpenVINO.
 
-A file is compiled once a process and thread count; every `load` gives its own request, so two sessions never share buffers.
+A file is compiled once a process and thread count; every `load` gives its own request, so two sessions
+never share buffers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.errors import VisavisError
 
 Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
 
 
 class NetworkError(VisavisError):
@@ -28,9 +29,9 @@ class NetworkError(VisavisError):
 class Network(Protocol):
     """A network: named arrays in, named arrays out."""
 
-    inputs: dict[str, tuple[int, ...]]
+    inputs: dict[str, Shape]
     """Name and shape of each input; -1 where the length is free."""
-    outputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, Shape]
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once. The arrays returned are the caller's own."""
@@ -41,15 +42,22 @@ _lock = threading.Lock()
 
 
 @lru_cache(maxsize=32)
-def _compile(path: str, modified: int, threads: int) -> Any:
+def _compile(path: str, modified: int, threads: int) -> tuple[Any, dict[str, Shape], dict[str, Shape]]:
     import openvino
 
     core = openvino.Core()
-    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    return core.compile_model(core.read_model(path), "CPU", options)
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    model = core.read_model(path)
+    # Read before compiling, which adds inner names to the ports.
+    shapes = _shapes(model.inputs), _shapes(model.outputs)
+    return core.compile_model(model, "CPU", options), *shapes
 
 
-def _shapes(ports: list[Any]) -> dict[str, tuple[int, ...]]:
+def _shapes(ports: list[Any]) -> dict[str, Shape]:
     return {
         port.get_any_name(): tuple(-1 if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
         for port in ports
@@ -59,14 +67,13 @@ def _shapes(ports: list[Any]) -> dict[str, tuple[int, ...]]:
 class OpenVinoNetwork:
     """A request of a compiled model. Not for two threads at once."""
 
-    def __init__(self, compiled: Any) -> None:
-        self.inputs = _shapes(compiled.inputs)
-        self.outputs = _shapes(compiled.outputs)
+    def __init__(self, compiled: Any, inputs: dict[str, Shape], outputs: dict[str, Shape]) -> None:
+        self.inputs, self.outputs = dict(inputs), dict(outputs)
         self._request = compiled.create_infer_request()
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._request.infer(dict(inputs), share_inputs=True)
-        return {name: np.array(self._request.get_tensor(name).data) for name in self.outputs}
+        return {name: np.array(self._request.get_output_tensor(k).data) for k, name in enumerate(self.outputs)}
 
 
 def load(path: str | Path, threads: int = 1) -> Network:
@@ -76,11 +83,13 @@ def load(path: str | Path, threads: int = 1) -> Network:
     """
     path = Path(path)
     if not path.is_file():
-        raise NetworkError(f"no network file at {path}: the installation is incomplete, or train and export it first")
+        raise NetworkError(
+            f"no network file at {path}: the installation is incomplete, or train and export it first"
+        )
     with _lock:
         try:
-            compiled = _compile(str(path), path.stat().st_mtime_ns, threads)
+            compiled, inputs, outputs = _compile(str(path), path.stat().st_mtime_ns, threads)
         except Exception as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise NetworkError(f"{path} cannot be run as a network: {reason}") from None
-    return OpenVinoNetwork(compiled)
+    return OpenVinoNetwork(compiled, inputs, outputs)

@@ -1,8 +1,8 @@
 """Augmentation of speech for voices, rooms and lines that the data does not hold.
 
-All of it works on power spectrograms, where speed, pitch and formants can be changed apart from each other without a vocoder: windows
-are read at another pace (speed), and the cepstrally smoothed envelope (formants) and what is left (harmonics, pitch) are stretched along
-frequency each by its own factor.
+All of it works on power spectrograms, where speed, pitch and formants can be changed apart from each other
+without a vocoder: windows are read at another pace (speed), and the cepstrally smoothed envelope (formants)
+and what is left (harmonics, pitch) are stretched along frequency each by its own factor.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from visavis.engine.audio.mel import FLOOR, HOP, N_FFT, N_MELS, WINDOW, mel_filters
+from visavis.engine.audio.mel import FLOOR, HOP, N_FFT, WINDOW, mel_filters
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.timing import SAMPLE_RATE
 
@@ -49,7 +48,9 @@ def random_voice(rng: np.random.Generator) -> Voice:
         reverb=float(rng.uniform(0.1, 0.6)) if rng.random() < 0.4 else 0.0,
         tilt=float(rng.normal(0, 2.0)),
         bumps=tuple(rng.normal(0, 3.0, 8).tolist()),
-        band=(float(rng.uniform(150, 350)), float(rng.uniform(3200, 4000))) if telephone else (0.0, SAMPLE_RATE / 2),
+        band=(float(rng.uniform(150, 350)), float(rng.uniform(3200, 4000)))
+        if telephone
+        else (0.0, SAMPLE_RATE / 2),
     )
 
 
@@ -74,7 +75,8 @@ def _stretch(spectrum: FloatArray, factor: float) -> FloatArray:
 
 
 def log_mel(sound: FloatArray, voice: Voice, rng: np.random.Generator) -> FloatArray:
-    """Log-mel features (n, N_MELS) of `sound` (16 kHz) spoken as `voice`, on the grid of `audio.mel`; n = samples / HOP / speed."""
+    """Log-mel features (n, N_MELS) of `sound` (16 kHz) spoken as `voice`, on the grid of `audio.mel`; n =
+    samples / HOP / speed."""
     if voice.reverb:
         sound = _reverberate(sound, voice.reverb, rng)
     n = int(len(sound) / HOP / voice.speed)
@@ -100,7 +102,8 @@ def log_mel(sound: FloatArray, voice: Voice, rng: np.random.Generator) -> FloatA
 
 
 def noise(rng: np.random.Generator, n: int) -> FloatArray:
-    """Sound that is not speech, as log-mel (n, N_MELS) at about unit power: hiss, hum, clatter or music-like tones."""
+    """Sound that is not speech, as log-mel (n, N_MELS) at about unit power: hiss, hum, clatter or
+    music-like tones."""
     samples = n * HOP
     kind = rng.integers(5)
     time = np.arange(samples) / SAMPLE_RATE
@@ -113,7 +116,10 @@ def noise(rng: np.random.Generator, n: int) -> FloatArray:
             sound *= np.exp(gusts)
     elif kind == 2:  # hum
         base = rng.uniform(45, 130)
-        sound = sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * base * k * time + rng.uniform(0, 6)) for k in range(1, 9))
+        sound = sum(
+            rng.uniform(0, 1) / k * np.sin(2 * np.pi * base * k * time + rng.uniform(0, 6))
+            for k in range(1, 9)
+        )
         sound = np.asarray(sound) + 0.02 * rng.standard_normal(samples)
     elif kind == 3:  # clatter: short bursts
         sound = np.zeros(samples)
@@ -132,7 +138,9 @@ def noise(rng: np.random.Generator, n: int) -> FloatArray:
             for _ in range(int(rng.integers(1, 4))):
                 pitch = 55 * 2 ** (rng.integers(0, 48) / 12)
                 since = np.clip(time - start, 0, None)
-                shape = np.where(time >= start, np.exp(-since * rng.uniform(1, 8)) * np.minimum(since / 0.01, 1), 0)
+                shape = np.where(
+                    time >= start, np.exp(-since * rng.uniform(1, 8)) * np.minimum(since / 0.01, 1), 0
+                )
                 for k in range(1, int(rng.integers(2, 9))):
                     sound += shape * np.sin(2 * np.pi * pitch * k * time) / k ** rng.uniform(0.7, 2)
     sound = sound / (np.sqrt(np.mean(np.square(sound))) + 1e-9)
@@ -152,5 +160,3 @@ def resample_curve(values: FloatArray, speed: float, n: int) -> FloatArray:
     right = np.minimum(left + 1, len(values) - 1)
     share = (position - left).reshape(-1, *([1] * (values.ndim - 1)))
     return (values[left] * (1 - share) + values[right] * share).astype(np.float32)
-
-

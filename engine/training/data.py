@@ -1,9 +1,10 @@
 """GRID as training data: sound, and what the mouth of our rig does with it.
 
-MediaPipe's coefficients know which shape a mouth takes but undershoot how far (through our rig their lip aperture is
-0.75 of the real one). So each frame's coefficients are refined: ridge regression of the lip and chin landmarks' displacement from rest
-onto the rig's own face units, with MediaPipe's coefficients as the prior. All is relative to the clip's rest, so zero is
-the silent, closed mouth, and left and right are averaged: a person's asymmetry is not speech.
+MediaPipe's coefficients know which shape a mouth takes but undershoot how far (through our rig their lip
+aperture is 0.75 of the real one). So each frame's coefficients are refined: ridge regression of the lip and
+chin landmarks' displacement from rest onto the rig's own face units, with MediaPipe's coefficients as the
+prior. All is relative to the clip's rest, so zero is the silent, closed mouth, and left and right are
+averaged: a person's asymmetry is not speech.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.channels import ARKIT
 from visavis.engine.motion.speech import SPEECH_CHANNELS, spread
@@ -37,8 +37,9 @@ _OUTER_EYES = (33, 263)
 class Clip:
     """One clip: sound at 16 kHz and, a video frame (T = 75), the mouth.
 
-    `target` (T, len(SPEECH_CHANNELS)); `aperture`, `width` (T,) in distances between the outer eye corners, relative to rest;
-    `silent` (T,) marks frames well away from speech, `voiced` (T,) those in which the mouth may speak; `valid` (T,) those with a face.
+    `target` (T, len(SPEECH_CHANNELS)); `aperture`, `width` (T,) in distances between the outer eye corners,
+    relative to rest; `silent` (T,) marks frames well away from speech, `voiced` (T,) those in which the
+    mouth may speak; `valid` (T,) those with a face.
     """
 
     key: str
@@ -56,7 +57,8 @@ class Clip:
 class MouthRig:
     """The rig's face units seen from the front, in distances between the outer eye corners.
 
-    `units` (52, 478, 2) x to the person's left, y up; `aperture`, `width` (52,) are linear read-outs of the ARKit channels.
+    `units` (52, 478, 2) x to the person's left, y up; `aperture`, `width` (52,) are linear read-outs of the
+    ARKit channels.
     """
 
     units: FloatArray
@@ -93,7 +95,8 @@ def read_sound(path: Path) -> FloatArray:
 
 
 def _stabilise(landmarks: FloatArray, reference: FloatArray) -> FloatArray:
-    """Landmarks (T, 478, 2) with the head's movement removed: a similarity per frame onto `reference` (478, 2)."""
+    """Landmarks (T, 478, 2) with the head's movement removed: a similarity per frame onto `reference` (478,
+    2)."""
     rigid = list(_RIGID)
     target = reference[rigid] - reference[rigid].mean(axis=0)
     target_c = target[:, 0] + 1j * target[:, 1]
@@ -114,7 +117,8 @@ def frame_level(sound: FloatArray, n: int) -> FloatArray:
 
 
 def speech_frames(sound: FloatArray, n: int, before: int, after: int) -> npt.NDArray[np.bool_]:
-    """Frames from `before` frames ahead of sound to `after` frames behind it, (n,). For clean recordings only."""
+    """Frames from `before` frames ahead of sound to `after` frames behind it, (n,). For clean recordings
+    only."""
     level = frame_level(sound, n)
     # Noise floor and speech level of this clip; 40 % of the way up in dB counts as sound.
     floor, top = np.percentile(level, 5), np.percentile(level, 95)
@@ -138,9 +142,11 @@ def _symmetric(values: FloatArray) -> FloatArray:
 
 
 def refine(prior: FloatArray, displacement: FloatArray, rig: MouthRig, strength: float = 0.05) -> FloatArray:
-    """Speech channels (T, C) in 0..1 whose rig meets the landmark `displacement` (T, 478, 2), staying near `prior` (T, C).
+    """Speech channels (T, C) in 0..1 whose rig meets the landmark `displacement` (T, 478, 2), staying near
+    `prior` (T, C).
 
-    Ridge regression within bounds (a negative coefficient would be a shape that no face makes), by coordinate descent.
+    Ridge regression within bounds (a negative coefficient would be a shape that no face makes), by
+    coordinate descent.
     """
     points = list(_LIPS + _CHIN)
     basis = spread(np.eye(len(SPEECH_CHANNELS), dtype=np.float32))  # (C, 52)
@@ -210,7 +216,8 @@ def load_grid(data: Path, landmarks: Path, rig: MouthRig) -> list[Clip]:
             blend = _symmetric(_fill(blend, known))
             blend -= np.median(blend[rest], axis=0)
             prior = blend[:, list(first.values())]
-        # Lips rest closed even where this speaker's are parted in the silence: rest is the clip's most closed moment.
+        # Lips rest closed even where this speaker's are parted in the silence: rest is the clip's most
+        # closed moment.
         closed = aperture <= np.percentile(aperture, 12)
         flipped = points[..., :2] * np.array([1, -1], np.float32)  # y up
         steady = _stabilise(flipped, flipped[rest].mean(axis=0))

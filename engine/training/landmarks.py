@@ -2,7 +2,8 @@
 
     python -m visavis.engine.training.landmarks --data ../shared/data --out runs/landmarks.npz
 
-Uses MediaPipe's face mesh (PyPI `mediapipe`, for making data only). Resumable: clips that the file holds are not tracked again.
+Uses MediaPipe's face mesh (PyPI `mediapipe`, for making data only). Resumable: clips that the file holds
+are not tracked again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
-
 from visavis.engine.audio.pcm import FloatArray
 
 
 def track_clip(path: Path) -> FloatArray:
-    """Landmarks (T, 478, 3) of a video in pixels (z relative, smaller is nearer); NaN where no face is found."""
+    """Landmarks (T, 478, 3) of a video in pixels (z relative, smaller is nearer); NaN where no face is
+    found."""
     import av
     from mediapipe.solutions.face_mesh import FaceMesh
 
@@ -33,7 +34,9 @@ def track_clip(path: Path) -> FloatArray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds grid/")
     parser.add_argument("--out", type=Path, default=Path("runs/landmarks.npz"))
     args = parser.parse_args()

@@ -1,11 +1,12 @@
 """Train the network from speech to the face, and export it.
 
-    python -m visavis.engine.training.speech --data ../shared/data --landmarks runs/landmarks.npz --out runs/speech
-    python -m visavis.engine.training.speech ... --resume          # go on from the last checkpoint
-    python -m visavis.engine.training.speech ... --export engine/weights
+    python -m visavis.engine.training.speech --data ../shared/data --landmarks runs/landmarks.npz --out
+    runs/speech python -m visavis.engine.training.speech ... --resume          # go on from the last
+    checkpoint python -m visavis.engine.training.speech ... --export engine/weights
 
-Convolutions over the last 12 features (130 ms) and a gated recurrent layer. Look-ahead is a condition: in training each
-sequence gets a random delay of 0 to 2 frames between what is heard and what is answered, told to the network as a one-hot.
+Convolutions over the last 12 features (130 ms) and a gated recurrent layer. Look-ahead is a condition: in
+training each sequence gets a random delay of 0 to 2 frames between what is heard and what is answered, told
+to the network as a one-hot.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import time
@@ -23,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD, SPEECH_CHANNELS, spread
@@ -137,15 +138,20 @@ class Bank:
 
 
 def clip_curve(clip: Clip) -> FloatArray:
-    """(T, C + 4) of a clip: silent frames aim at rest with a small weight, since sitters part their lips as they please."""
+    """(T, C + 4) of a clip: silent frames aim at rest with a small weight, since sitters part their lips as
+    they please."""
     at_rest = clip.silent[:, None]
     openness = np.stack([clip.aperture, clip.width], axis=1)
     weight = np.where(clip.valid, np.where(clip.silent, 0.3, 1.0), 0.0)
     return np.concatenate(
         [
-            np.where(at_rest, 0, clip.target), np.where(at_rest, 0, openness), weight[:, None], clip.voiced[:, None],
-        ], axis=1,
-    ).astype(np.float32)  # fmt: skip
+            np.where(at_rest, 0, clip.target),
+            np.where(at_rest, 0, openness),
+            weight[:, None],
+            clip.voiced[:, None],
+        ],
+        axis=1,
+    ).astype(np.float32)
 
 
 def build_bank(clips: list[Clip], settings: Settings) -> Bank:
@@ -209,7 +215,9 @@ def make_sequence(bank: Bank, settings: Settings, rng: np.random.Generator) -> t
 def batch(bank: Bank, settings: Settings, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     mels, curves = zip(*(make_sequence(bank, settings, rng) for _ in range(settings.batch)), strict=True)
     delays = rng.integers(0, MAX_LOOKAHEAD + 1, settings.batch)
-    shifted = np.stack([np.concatenate([np.zeros_like(c[:d]), c[: len(c) - d]]) for c, d in zip(curves, delays, strict=True)])
+    shifted = np.stack(
+        [np.concatenate([np.zeros_like(c[:d]), c[: len(c) - d]]) for c, d in zip(curves, delays, strict=True)]
+    )
     one_hot = np.eye(MAX_LOOKAHEAD + 1, dtype=np.float32)[delays]
     mel = torch.from_numpy(np.stack(mels))
     return mel, torch.from_numpy(shifted), torch.from_numpy(one_hot), torch.from_numpy(delays)
@@ -238,7 +246,9 @@ def make_scales(bank: Bank, rig: MouthRig) -> Scales:
     )
 
 
-def loss_of(net: SpeechNet, mel: Tensor, curve: Tensor, delay: Tensor, scales: Scales, settings: Settings) -> Tensor:
+def loss_of(
+    net: SpeechNet, mel: Tensor, curve: Tensor, delay: Tensor, scales: Scales, settings: Settings
+) -> Tensor:
     n = len(SPEECH_CHANNELS)
     face, voice = net(mel, delay)
     weight, voiced = curve[..., n + 2], curve[..., n + 3]
@@ -280,23 +290,25 @@ def _correlation(a: FloatArray, b: FloatArray) -> float:
 
 
 def measure(net: SpeechNet, clips: list[Clip], rig: MouthRig, lookahead: int) -> dict[str, float]:
-    """Aperture and width against the real video: mean over clips of the correlation, lag, spread ratio, silence."""
+    """Aperture and width against the real video: mean over clips of the correlation, lag, spread ratio,
+    silence."""
     faces, voices = predict(net, clips, lookahead)
     rows = []
     for clip, face, voice in zip(clips, faces, voices, strict=True):
         full = spread(np.clip(face, 0, 1))
         aperture, width = full @ rig.aperture, full @ rig.width
         lags = [
-            _correlation(aperture[max(0, -k) : len(aperture) - max(0, k)], clip.aperture[max(0, k) : len(aperture) - max(0, -k)])
+            _correlation(
+                aperture[max(0, -k) : len(aperture) - max(0, k)],
+                clip.aperture[max(0, k) : len(aperture) - max(0, -k)],
+            )
             for k in range(-3, 4)
         ]
-        rows.append(
-            (
-                lags[3], _correlation(width, clip.width), int(np.argmax(lags)) - 3,
-                aperture.std() / clip.aperture.std(), float(np.abs(aperture[clip.silent]).mean()) if clip.silent.any() else 0.0,
-                float(((voice > 0.5) == clip.voiced).mean()),
-            )
-        )  # fmt: skip
+        silence = float(np.abs(aperture[clip.silent]).mean()) if clip.silent.any() else 0.0
+        spread_ratio = float(aperture.std() / clip.aperture.std())
+        heard = float(((voice > 0.5) == clip.voiced).mean())
+        lag = int(np.argmax(lags)) - 3
+        rows.append((lags[3], _correlation(width, clip.width), lag, spread_ratio, silence, heard))
     table = np.array(rows)
     return {
         "aperture": round(float(table[:, 0].mean()), 4),
@@ -309,7 +321,8 @@ def measure(net: SpeechNet, clips: list[Clip], rig: MouthRig, lookahead: int) ->
 
 
 def calibrate(net: SpeechNet, clips: list[Clip]) -> None:
-    """Set the gain of each channel so that its spread is the real one's: a mean over what could be is smaller than what is."""
+    """Set the gain of each channel so that its spread is the real one's: a mean over what could be is
+    smaller than what is."""
     net.gain.fill_(1)
     faces, _ = predict(net, clips, MAX_LOOKAHEAD)
     said = np.concatenate(faces)
@@ -354,7 +367,7 @@ def train(data: Path, landmarks: Path, out: Path, settings: Settings, resume: bo
     running = 0.0
     for step in range(first, settings.steps):
         progress = step / settings.steps
-        rate = settings.rate * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
+        rate = settings.rate * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimiser.param_groups:
             group["lr"] = rate
         mel, curve, delay, delays = batch(bank, settings, rng)
@@ -383,7 +396,10 @@ def train(data: Path, landmarks: Path, out: Path, settings: Settings, resume: bo
             checkpoint.with_suffix(".part").replace(checkpoint)
     calibrate(ema, [c for c in trained if c.speaker != "s1"] + held_back(clips, data))
     for lookahead in range(MAX_LOOKAHEAD + 1):
-        print(json.dumps({"lookahead": lookahead, "calibrated": True} | measure(ema, held, rig, lookahead)), flush=True)
+        print(
+            json.dumps({"lookahead": lookahead, "calibrated": True} | measure(ema, held, rig, lookahead)),
+            flush=True,
+        )
     torch.save({"ema": ema.state_dict(), "settings": asdict(settings)}, out / "final.pt")
     return ema
 
@@ -414,34 +430,51 @@ def export(net: SpeechNet, folder: Path) -> None:
     )  # fmt: skip
     free = torch.export.Dim("batch", min=1, max=256)
     torch.onnx.export(
-        step, example, str(folder / "speech.onnx"), dynamo=True, external_data=False, opset_version=18, verbose=False,
+        step,
+        example,
+        str(folder / "speech.onnx"),
+        dynamo=True,
+        external_data=False,
+        opset_version=18,
+        verbose=False,
         input_names=["mel", "context", "hidden", "delay"],
         output_names=["face", "voice", "next_context", "next_hidden"],
         dynamic_shapes={"mel": {0: free}, "context": {0: free}, "hidden": {1: free}, "delay": {0: free}},
-    )  # fmt: skip
+    )
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "speech.safetensors")
 
 
 def describe(folder: Path) -> dict[str, str]:
     """What identifies an export: commit and sha256 of the ONNX file."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return {"commit": commit, "sha256": hashlib.sha256((folder / "speech.onnx").read_bytes()).hexdigest()}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds grid/")
-    parser.add_argument("--landmarks", type=Path, default=Path("runs/landmarks.npz"), help="made by engine.training.landmarks")
-    parser.add_argument("--body", type=Path, default=BODY, help="the baked body, whose face units the lips are read through")
+    parser.add_argument(
+        "--landmarks", type=Path, default=Path("runs/landmarks.npz"), help="made by engine.training.landmarks"
+    )
+    parser.add_argument(
+        "--body", type=Path, default=BODY, help="the baked body, whose face units the lips are read through"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/speech"))
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    parser.add_argument("--export", type=Path, help="folder to write speech.onnx and speech.safetensors to, from --out")
+    parser.add_argument(
+        "--export", type=Path, help="folder to write speech.onnx and speech.safetensors to, from --out"
+    )
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args(arguments)
     settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
     if args.export:
-        saved = torch.load(args.out / "final.pt", weights_only=True)
+        finished = args.out / "final.pt"
+        saved = torch.load(finished if finished.exists() else args.out / "checkpoint.pt", weights_only=True)
         net = SpeechNet(saved["settings"]["width"], 0.0)
         net.load_state_dict(saved["ema"])
         export(net, args.export)

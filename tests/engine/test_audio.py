@@ -1,4 +1,5 @@
-"""Audio on its way in: streams equal wholes, rates and shapes are checked, features stand where they should."""
+"""Audio on its way in: streams equal wholes, rates and shapes are checked, features stand where they
+should."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_resampler_in_blocks_is_resampler_at_once(seed: int, rate: int, out: int
 def test_resampler_keeps_time_and_shape(rate: int, out: int) -> None:
     def signal(at: int) -> np.ndarray:
         time = np.arange(at) / at
-        return (0.5 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 2900 * time)).astype(np.float32)
+        return (0.5 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 2900 * time)).astype(
+            np.float32
+        )
 
     resampler = Resampler(rate, out)
     got = np.concatenate([resampler.push(signal(rate)), resampler.flush()])

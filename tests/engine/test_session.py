@@ -199,7 +199,9 @@ def test_clear_drops_all_and_counts_it() -> None:
     assert frames[-1].speech_index == 4
     assert session.clear() == 16_000 + 123 - 5 * SAMPLES_PER_FRAME
     after = session.step()
-    assert after.speech_index is None and not after.speaking and not after.audio.any() and after.motion[JAW] == 0
+    assert (
+        after.speech_index is None and not after.speaking and not after.audio.any() and after.motion[JAW] == 0
+    )
     assert session.queued_seconds == 0 and session.clear() == 0
     session.push_audio(noise(6400), SAMPLE_RATE)
     session.commit()
