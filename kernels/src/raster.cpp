@@ -28,9 +28,10 @@ struct Fragment {
 
 VV_INLINE uint32_t alpha_of(uint32_t c) { return c >> 24; }
 
-VV_INLINE uint32_t scale_color(uint32_t c, uint32_t r256) {
+// In 255ths, as over() takes the rest: a ramp over the same opaque colour gives that colour back exactly.
+VV_INLINE uint32_t scale_color(uint32_t c, uint32_t r255) {
   uint32_t out = 0;
-  for (int k = 0; k < 32; k += 8) out |= ((((c >> k) & 255u) * r256 + 128u) >> 8) << k;
+  for (int k = 0; k < 32; k += 8) out |= div255(((c >> k) & 255u) * r255) << k;
   return out;
 }
 
@@ -432,7 +433,7 @@ void draw_ramp(const Setup& s, const int32_t (&px)[3], const int32_t (&py)[3], c
       const f8 dx = centre - splat(s.planes.x0);
       Span span;
       span_values(s, dx, dy, span_depth(s.planes, dx, dy), span);
-      const i8 weight = to_int(cover * splat(256.f) + splat(0.5f));
+      const i8 weight = to_int(cover * splat(255.f) + splat(0.5f));
       touch(job, y, x + __builtin_ctz(todo), x + 32 - __builtin_clz(todo));
       while (todo) {
         const int j = __builtin_ctz(todo);
@@ -455,12 +456,12 @@ void draw_triangles(const Job& job, int row0, int row1) {
   const auto most = [](int a, int b) { return a > b ? a : b; };
   for (int index = 0; index < mesh.n_triangles; ++index, t += 3) {
     const int32_t *a = job.fixed + 2 * t[0], *b = job.fixed + 2 * t[1], *c = job.fixed + 2 * t[2];
+    if (a[0] == INT32_MIN || b[0] == INT32_MIN || c[0] == INT32_MIN) continue;
     const int min_y = least(a[1], least(b[1], c[1])), max_y = most(a[1], most(b[1], c[1]));
     const uint8_t edges = mesh.edges[index];
     const int reach = edges ? kSubpixel : 0;
     // Pixel rows and columns whose centres lie in the box; boundary edges reach one pixel further.
     if (max_y + reach < row0 * kSubpixel || min_y - reach > row1 * kSubpixel) continue;
-    if (a[0] == INT32_MIN || b[0] == INT32_MIN || c[0] == INT32_MIN) continue;
     const int min_x = least(a[0], least(b[0], c[0])), max_x = most(a[0], most(b[0], c[0]));
     if (max_x + reach < 0 || min_x - reach > job.width * kSubpixel) continue;
     const int64_t area = static_cast<int64_t>(b[0] - a[0]) * (c[1] - a[1]) - static_cast<int64_t>(c[0] - a[0]) * (b[1] - a[1]);
