@@ -17,6 +17,7 @@ from visavis.engine.audio.pcm import FloatArray, check_rate, to_int16, to_mono
 from visavis.engine.audio.resample import Resampler
 from visavis.engine.audio.vad import VoiceActivity
 from visavis.engine.errors import QueueFullError
+from visavis.engine.motion.channels import zero_motion
 from visavis.engine.motion.director import MotionDirector, MotionSource
 from visavis.engine.timing import (
     FPS,
@@ -159,6 +160,8 @@ class Session:
 
             renderer = Renderer(avatar)
         self._renderer: FrameRenderer = renderer
+        # stage 1 moves a resting face; a photo may show a smile or an open mouth, taken back first
+        self._neutral = zero_motion() if avatar is None else avatar.neutral_motion()
         self._source: MotionSource = source if source is not None else MotionDirector(seed, lookahead)
         self.lookahead = self._source.lookahead
         self._max_samples = int(max_queue_s * SAMPLE_RATE)
@@ -232,6 +235,7 @@ class Session:
         """The next frame. Never waits: without speech the person lives on in silence."""
         self._check_open()
         shown, motion, speaking = self._advance()
+        motion = motion + self._neutral
         played = _NO_SOUND if shown.played is None else shown.played
         frame = Frame(
             self._index, self._renderer.render(motion), played, shown.speech_index, speaking, motion
