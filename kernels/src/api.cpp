@@ -19,11 +19,13 @@ namespace visavis {
 
 alignas(32) int16_t bicubic_weights[256][4];
 alignas(32) int32_t bicubic_columns[256][8];
+uint64_t byte_masks[256];
 
 namespace {
 
 bool fill_tables() {
   for (int i = 0; i < 256; ++i) {
+    for (int k = 0; k < 8; ++k) byte_masks[i] |= (i >> k & 1) ? uint64_t{255} << (8 * k) : 0;
     const double f = i / 256.0;
     const double w[4] = {-0.5 * f + f * f - 0.5 * f * f * f, 1 - 2.5 * f * f + 1.5 * f * f * f,
                          0.5 * f + 2 * f * f - 1.5 * f * f * f, -0.5 * f * f + 0.5 * f * f * f};
@@ -183,13 +185,45 @@ class Pool {
   pid_t owner_ = getpid();
 };
 
+// Which triangles fetch opaque texels only: counts the others in each triangle's reach with a summed-area table.
+void mark_solid(Mesh& m) {
+  const int w = m.tex_width, h = m.tex_height;
+  std::vector<int32_t> sum(static_cast<size_t>(w + 1) * (h + 1), 0);
+  for (int y = 0; y < h; ++y)
+    for (int x = 0; x < w; ++x) {
+      const int32_t clear = m.texture[static_cast<size_t>(y + kPad) * m.tex_stride + 4 * (x + kPad) + 3] != 255;
+      const size_t i = static_cast<size_t>(y) * (w + 1) + x;
+      sum[i + w + 2] = clear + sum[i + w + 1] + sum[i + 1] - sum[i];
+    }
+  // Texels from one before to two past the position, where the position may be rounded up by 1/512.
+  const auto first = [](float lo, float margin, int n) {
+    const double x = std::floor(static_cast<double>(lo) - margin - 0.51) - 1;
+    return static_cast<size_t>(x < 0 ? 0 : x > n - 1 ? n - 1 : x);
+  };
+  const auto end = [](float hi, float margin, int n) {
+    const double x = std::floor(static_cast<double>(hi) + margin - 0.49) + 3;
+    return static_cast<size_t>(x > n ? n : x < 1 ? 1 : x);
+  };
+  m.solid.resize(m.n_triangles);
+  for (int t = 0; t < m.n_triangles; ++t) {
+    const float *a = &m.uv[2 * m.triangles[3 * t]], *b = &m.uv[2 * m.triangles[3 * t + 1]],
+                *c = &m.uv[2 * m.triangles[3 * t + 2]];
+    const size_t x0 = first(std::fmin(a[0], std::fmin(b[0], c[0])), m.uv_margin, w);
+    const size_t x1 = end(std::fmax(a[0], std::fmax(b[0], c[0])), m.uv_margin, w);
+    const size_t y0 = first(std::fmin(a[1], std::fmin(b[1], c[1])), m.uv_margin, h);
+    const size_t y1 = end(std::fmax(a[1], std::fmax(b[1], c[1])), m.uv_margin, h);
+    const size_t s = w + 1;
+    m.solid[t] = sum[y1 * s + x1] - sum[y0 * s + x1] - sum[y1 * s + x0] + sum[y0 * s + x0] == 0;
+  }
+}
+
 struct Target {
   int width, height, stride;
   std::vector<float> planes;  // depth and attr of both layers
   std::vector<uint32_t> colors;
   std::vector<uint8_t> bytes;
   std::vector<int16_t> dirty;
-  std::vector<int32_t> fixed;
+  std::vector<int32_t> fixed, texels;  // texels: texture rows and light of the front layer
   std::vector<VertexRecord> records;
   Layer layers[2];
   Pool pool;
@@ -243,6 +277,7 @@ VV_API Mesh* vv_mesh_create(int n_triangles, int n_vertices, const int32_t* tria
         for (int c = 0; c < 3; ++c) d[c] = static_cast<uint8_t>((s[c] * s[3] * 2 + 255) / 510);
         d[3] = s[3];
       }
+    mark_solid(*m);
     return m.release();
   } catch (const std::bad_alloc&) {
     return nullptr;
@@ -261,6 +296,7 @@ VV_API Target* vv_target_create(int width, int height) {
     t->planes.assign(8 * n, 0.f);
     t->colors.assign(2 * n, 0);
     t->bytes.assign(4 * n, 0);
+    t->texels.assign(2 * n, -1);
     t->dirty.resize(2 * static_cast<size_t>(height));
     for (int y = 0; y < height; ++y) t->dirty[2 * y] = INT16_MAX, t->dirty[2 * y + 1] = 0;
     for (int l = 0; l < 2; ++l) {
@@ -299,6 +335,8 @@ VV_API int vv_draw(Target* t, const Mesh* mesh, const float* vertices, const flo
     job.stride = t->stride;
     job.front = t->layers[0];
     job.back = t->layers[1];
+    job.texel_v = t->texels.data();
+    job.light = t->texels.data() + t->texels.size() / 2;
     job.dirty = t->dirty.data();
     job.rgb = rgb;
     job.coverage = coverage;

@@ -16,6 +16,7 @@ struct Mesh {
   bool any_edge_flag, has_rest_depth;
   std::vector<int32_t> triangles;     // (T, 3)
   std::vector<uint8_t> part, edges;   // (T,)
+  std::vector<uint8_t> solid;         // (T,) 1: every texel that the triangle can fetch is opaque
   std::vector<float> uv, attr;        // (V, 2), (V, 3)
   std::vector<float> rest_depth;      // (V,) or empty
   std::vector<float> shade;           // (V,) or empty
@@ -45,6 +46,8 @@ struct Job {
   bool perspective, bicubic, cull, shaded;
   int width, height, stride;  // stride of the layers in pixels
   Layer front, back;
+  int32_t* texel_v;    // front only. >= 0: color is 0xff000000 | U, a texture position in padded 1/256 texels, and this is V
+  int32_t* light;      // brightness in 1/256 of such a pixel, if shaded
   int16_t* dirty;      // (H, 2) first and one past the last column that this group touched in a row
   uint8_t* rgb;        // (H, W, 3)
   uint8_t* coverage;   // (H, W)
@@ -82,6 +85,7 @@ namespace avx512 { void fill_raster(Kernels&); void fill_color(Kernels&); void f
 
 // Filled when the library loads (api.cpp).
 alignas(32) extern int16_t bicubic_weights[256][4];  // Catmull-Rom at 1/256 texel, sum 16384
+extern uint64_t byte_masks[256];                     // bit k -> byte k is 255
 alignas(32) extern int32_t bicubic_columns[256][8];  // the same as pairs: (w0, w1) four times, (w2, w3) four times
 
 }  // namespace visavis

@@ -5,7 +5,10 @@
 // texture, and inserts the fragment into the pixel's two depth layers. Fragments outside a boundary edge extrapolate,
 // with alpha falling to 0 one pixel away.
 //
-// Cost for a pixel: 16 texels (64 B, cached), 21 B of layers written and read once, 17 B of outputs; spans of eight pixels.
+// Where a triangle's texture is opaque all over, its fragments are opaque before they are fetched: the first pass then
+// stores texture positions only, and the composite pass fetches once for each visible pixel, eight in a row.
+//
+// Cost for a pixel: 16 texels (64 B, cached), 25 B of layers written and read once, 17 B of outputs; spans of eight pixels.
 // The result does not depend on how rows are split: every value comes from the triangle and the pixel alone.
 #include "kernels.h"
 #include "simd.h"
@@ -134,6 +137,19 @@ VV_INLINE bool near_depth(float a, float b, float tolerance) {
   return d <= tolerance * (a > b ? a : b);
 }
 
+template <bool kBicubic>
+VV_INLINE uint32_t fetch(const Mesh& mesh, int U, int V) {
+  return kBicubic ? fetch_bicubic(mesh.texture.data(), mesh.tex_stride, U, V)
+                  : fetch_bilinear(mesh.texture.data(), mesh.tex_stride, U, V);
+}
+
+// The colour that the front layer's pixel stands for, if it is still a texture position (texel_v >= 0).
+__attribute__((noinline)) uint32_t resolve(const Job& job, long i) {
+  const int U = static_cast<int>(job.front.color[i] & 0xffffffu), V = job.texel_v[i];
+  const uint32_t c = job.bicubic ? fetch<true>(*job.mesh, U, V) : fetch<false>(*job.mesh, U, V);
+  return job.shaded ? shade_color(c, static_cast<uint32_t>(job.light[i])) : c;
+}
+
 VV_INLINE Fragment read(const Layer& l, long i) {
   Fragment f;
   f.depth = l.depth[i];
@@ -150,6 +166,17 @@ VV_INLINE void write(const Layer& l, long i, const Fragment& f) {
   l.part[i] = f.part;
   l.ramp[i] = f.ramp;
   for (int k = 0; k < 3; ++k) l.attr[k][i] = f.attr[k];
+}
+
+VV_INLINE Fragment read_front(const Job& job, long i) {
+  Fragment f = read(job.front, i);
+  if (job.texel_v[i] >= 0) f.color = resolve(job, i);
+  return f;
+}
+
+VV_INLINE void write_front(const Job& job, long i, const Fragment& f) {
+  write(job.front, i, f);
+  job.texel_v[i] = -1;
 }
 
 // Two fragments become one at the nearer depth; label and attributes of whichever carries the pixel.
@@ -180,21 +207,21 @@ __attribute__((noinline)) void insert(const Job& job, long i, Fragment f) {
   if (alpha_of(f.color) == 255) f.ramp = 0;
   const Layer &front = job.front, &back = job.back;
   if (front.depth[i] == 0.f) {
-    write(front, i, f);
+    write_front(job, i, f);
     back.depth[i] = 0.f;
     return;
   }
-  const Fragment top = read(front, i);
+  const Fragment top = read_front(job, i);
   const bool top_opaque = alpha_of(top.color) == 255, opaque = alpha_of(f.color) == 255;
   const Meet with_top = meet(f, top);
   if (with_top == Meet::kDropNew) return;
   if (with_top == Meet::kReplaceOld) {
-    write(front, i, f);
+    write_front(job, i, f);
     return;
   }
   if (f.depth > top.depth) {
     if (!opaque) write(back, i, top_opaque || back.depth[i] == 0.f ? top : merge(top, read(back, i)));
-    write(front, i, f);
+    write_front(job, i, f);
     return;
   }
   if (top_opaque) return;
@@ -287,7 +314,19 @@ VV_INLINE void span_values(const Setup& s, f8 dx, f8 dy, f8 depth, Span& out) {
   out.depth = depth;
 }
 
-VV_INLINE void blend_store(float* p, i8 mask, f8 v) { store(p, mask ? v : load(p)); }
+// Stores the lanes of `bits`; without mask registers the others are read and written back.
+VV_INLINE void store_lanes(float* p, unsigned bits, i8 mask, f8 v) {
+#if defined(__AVX512VL__)
+  (void)mask;
+  _mm256_mask_storeu_ps(p, static_cast<__mmask8>(bits), reinterpret_cast<__m256>(v));
+#else
+  (void)bits;
+  store(p, mask ? v : load(p));
+#endif
+}
+VV_INLINE void store_lanes(int32_t* p, unsigned bits, i8 mask, i8 v) {
+  store_lanes(reinterpret_cast<float*>(p), bits, mask, reinterpret_cast<f8>(v));
+}
 
 VV_INLINE void touch(const Job& job, int y, int x0, int x1) {
   int16_t* d = job.dirty + 2 * y;
@@ -295,15 +334,9 @@ VV_INLINE void touch(const Job& job, int y, int x0, int x1) {
   if (x1 > d[1]) d[1] = static_cast<int16_t>(x1);
 }
 
-template <bool kBicubic>
-VV_INLINE uint32_t fetch(const Mesh& mesh, int U, int V) {
-  return kBicubic ? fetch_bicubic(mesh.texture.data(), mesh.tex_stride, U, V)
-                  : fetch_bilinear(mesh.texture.data(), mesh.tex_stride, U, V);
-}
-
 // Draws the lanes of `inside` at pixels (x .. x+7, y).
 template <bool kBicubic>
-VV_INLINE void draw_span(const Setup& s, uint8_t part, int x, int y, f8 dx, f8 dy, unsigned inside) {
+VV_INLINE void draw_span(const Setup& s, uint8_t part, bool solid, int x, int y, f8 dx, f8 dy, unsigned inside) {
   const Job& job = *s.job;
   const Mesh& mesh = *job.mesh;
   const long i = static_cast<long>(y) * job.stride + x;
@@ -315,31 +348,56 @@ VV_INLINE void draw_span(const Setup& s, uint8_t part, int x, int y, f8 dx, f8 d
   if (!todo) return;
   Span span;
   span_values(s, dx, dy, depth, span);
-  alignas(32) int32_t U[8], V[8], B[8];
+  i8 light = splat(256);
+  if (job.shaded) light = to_int(span.bright * splat(256.f) + splat(0.5f));
+  unsigned fast = 0, slow = 0;  // opaque and in front: whatever was here is hidden; all else
   alignas(32) uint32_t slow_color[8];
-  store(U, span.U);
-  store(V, span.V);
-  if (job.shaded) store(B, to_int(span.bright * splat(256.f) + splat(0.5f)));
-  unsigned fast = 0, slow = 0;
-  while (todo) {
-    const int k = __builtin_ctz(todo);
-    const unsigned bit = todo & (0u - todo);
-    todo ^= bit;
-    uint32_t c = fetch<kBicubic>(mesh, U[k], V[k]);
-    if (job.shaded) c = shade_color(c, static_cast<uint32_t>(B[k]));
-    if (alpha_of(c) == 255 && (nearer & bit)) {  // opaque and in front: whatever was here is hidden
-      job.front.color[i + k] = c;
-      job.front.part[i + k] = part;
-      fast |= bit;
-    } else {
-      slow_color[k] = c;
-      slow |= bit;
+  if (solid) {
+    fast = nearer;
+    slow = todo & ~nearer;
+  }
+  if (!solid || slow) {
+    alignas(32) int32_t U[8], V[8], B[8];
+    store(U, span.U);
+    store(V, span.V);
+    store(B, light);
+    unsigned wanted = solid ? slow : todo;
+    slow = 0;
+    while (wanted) {
+      const int k = __builtin_ctz(wanted);
+      const unsigned bit = wanted & (0u - wanted);
+      wanted ^= bit;
+      uint32_t c = fetch<kBicubic>(mesh, U[k], V[k]);
+      if (job.shaded) c = shade_color(c, static_cast<uint32_t>(B[k]));
+      if (alpha_of(c) == 255 && (nearer & bit)) {
+        job.front.color[i + k] = c;
+        fast |= bit;
+      } else {
+        slow_color[k] = c;
+        slow |= bit;
+      }
     }
   }
   if (fast) {
     const i8 m = lanes_of(fast);
-    blend_store(job.front.depth + i, m, depth);
-    for (int k = 0; k < 3; ++k) blend_store(job.front.attr[k] + i, m, span.attr[k]);
+    store_lanes(job.front.depth + i, fast, m, depth);
+    for (int k = 0; k < 3; ++k) store_lanes(job.front.attr[k] + i, fast, m, span.attr[k]);
+    if (solid) {
+      store_lanes(reinterpret_cast<int32_t*>(job.front.color + i), fast, m, span.U | splat(static_cast<int32_t>(0xff000000u)));
+      store_lanes(job.texel_v + i, fast, m, span.V);
+      if (job.shaded) store_lanes(job.light + i, fast, m, light);
+    } else {
+      store_lanes(job.texel_v + i, fast, m, splat(-1));
+    }
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+    _mm_mask_storeu_epi8(job.front.part + i, static_cast<__mmask16>(fast), _mm_set1_epi8(static_cast<char>(part)));
+#else
+    uint64_t labels;
+    std::memcpy(&labels, job.front.part + i, 8);
+    const uint64_t bytes = byte_masks[fast];
+    labels = (labels & ~bytes) | (bytes & (part * 0x0101010101010101u));
+    std::memcpy(job.front.part + i, &labels, 8);
+#endif
   }
   while (slow) {
     const int k = __builtin_ctz(slow);
@@ -352,8 +410,8 @@ VV_INLINE void draw_span(const Setup& s, uint8_t part, int x, int y, f8 dx, f8 d
 // where the triangle is under 1024 pixels, int64_t lanes else. The fill rule is in the constant: E - 1 >= 0 on edges that
 // are neither top nor left. Division by 256 keeps the sign since both steps are multiples of it.
 template <class Int, class Lanes, bool kBicubic>
-VV_INLINE void fill(const Setup& s, const int32_t (&px)[3], const int32_t (&py)[3], uint8_t part, int x0, int x1, int y0,
-                    int y1) {
+VV_INLINE void fill(const Setup& s, const int32_t (&px)[3], const int32_t (&py)[3], uint8_t part, bool solid, int x0,
+                    int x1, int y0, int y1) {
   Int ex[3], ey[3], e0[3];
   for (int k = 0; k < 3; ++k) {
     const int n = k == 2 ? 0 : k + 1;
@@ -386,7 +444,7 @@ VV_INLINE void fill(const Setup& s, const int32_t (&px)[3], const int32_t (&py)[
       if (lo < first) first = lo;
       if (hi > last) last = hi;
       const f8 dx = (splat(static_cast<float>(x)) + lane_x + splat(0.5f)) - splat(s.planes.x0);
-      draw_span<kBicubic>(s, part, x, y, dx, dy, inside);
+      draw_span<kBicubic>(s, part, solid, x, y, dx, dy, inside);
     }
     if (last > first) touch(*s.job, y, first, last);
     for (int k = 0; k < 3; ++k) e0[k] += ey[k];
@@ -480,13 +538,14 @@ void draw_triangles(const Job& job, int row0, int row1) {
     s.v_lo = within(s.planes.lo[1] - mesh.uv_margin, th);
     s.v_hi = within(s.planes.hi[1] + mesh.uv_margin, th);
     const uint8_t part = mesh.part[index];
+    const bool solid = mesh.solid[index];
     const int32_t *p1 = area > 0 ? b : c, *p2 = area > 0 ? c : b;
     const int32_t px[3] = {a[0], p1[0], p2[0]}, py[3] = {a[1], p1[1], p2[1]};
     if (x0 < x1 && y0 < y1) {
       if (max_x - min_x < 1024 * kSubpixel && max_y - min_y < 1024 * kSubpixel)
-        fill<int32_t, i8, kBicubic>(s, px, py, part, x0, x1, y0, y1);
+        fill<int32_t, i8, kBicubic>(s, px, py, part, solid, x0, x1, y0, y1);
       else
-        fill<int64_t, l8, kBicubic>(s, px, py, part, x0, x1, y0, y1);
+        fill<int64_t, l8, kBicubic>(s, px, py, part, solid, x0, x1, y0, y1);
     }
     if (edges) {
       const float *va = job.vertices + 3 * t[0], *v1 = job.vertices + 3 * t[area > 0 ? 1 : 2],
@@ -507,7 +566,7 @@ void draw_rows(const Job& job, int y0, int y1) {
 
 VV_INLINE void composite_pixel(const Job& job, long i, long o) {
   if (job.front.depth[i] == 0.f) return;
-  const Fragment top = read(job.front, i);
+  const Fragment top = read_front(job, i);
   Fragment f = top;
   if (alpha_of(top.color) < 255 && job.back.depth[i] != 0.f) f = merge(top, read(job.back, i));
   uint8_t* rgb = job.rgb + 3 * o;
@@ -544,7 +603,49 @@ VV_INLINE void store_rgb(uint8_t* p, const uint32_t* color) {
 #endif
 }
 
-void composite_rows(const Job& job, int y0, int y1) {
+// x0 y0 z0 x1 y1 z1 ...
+VV_INLINE void store_triples(float* p, f8 x, f8 y, f8 z) {
+#if defined(__clang__)
+  for (int k = 0; k < 8; ++k) {
+    p[3 * k] = x[k];
+    p[3 * k + 1] = y[k];
+    p[3 * k + 2] = z[k];
+  }
+#else
+  // Each third takes a few lanes of x and y, then of z.
+  const f8 a = __builtin_shuffle(x, y, i8{0, 8, 0, 1, 9, 0, 2, 10}), b = __builtin_shuffle(x, y, i8{0, 3, 11, 0, 4, 12, 0, 5});
+  const f8 c = __builtin_shuffle(x, y, i8{13, 0, 6, 14, 0, 7, 15, 0});
+  store(p, __builtin_shuffle(a, z, i8{0, 1, 8, 3, 4, 9, 6, 7}));
+  store(p + 8, __builtin_shuffle(b, z, i8{10, 1, 2, 11, 4, 5, 12, 7}));
+  store(p + 16, __builtin_shuffle(c, z, i8{0, 13, 2, 3, 14, 5, 6, 15}));
+#endif
+}
+
+// Eight opaque pixels: colours, fetched now where only the texture position is known.
+template <bool kBicubic>
+VV_INLINE void colors_of(const Job& job, long i, uint32_t (&color)[8]) {
+  const i8 U = load(job.front.color + i), V = load(job.texel_v + i);
+  if (move_mask(V) == 0) {
+    alignas(32) int32_t u[8], v[8];
+    store(u, U & splat(0xffffff));
+    store(v, V);
+    for (int k = 0; k < 8; ++k) color[k] = fetch<kBicubic>(*job.mesh, u[k], v[k]);
+    if (job.shaded) {
+      const i8 c = load(color), b = load(job.light + i);
+      i8 lit = splat(static_cast<int32_t>(0xff000000u));
+      for (int k = 0; k < 24; k += 8) {
+        const i8 x = (((c >> k) & splat(255)) * b + splat(128)) >> 8;
+        lit |= (x < splat(255) ? x : splat(255)) << k;
+      }
+      store(reinterpret_cast<int32_t*>(color), lit);
+    }
+  } else {
+    for (int k = 0; k < 8; ++k) color[k] = job.texel_v[i + k] >= 0 ? resolve(job, i + k) : job.front.color[i + k];
+  }
+}
+
+template <bool kBicubic>
+void composite(const Job& job, int y0, int y1) {
   for (int y = y0; y < y1; ++y) {
     int16_t* d = job.dirty + 2 * y;
     const int x0 = d[0], x1 = d[1];
@@ -558,22 +659,26 @@ void composite_rows(const Job& job, int y0, int y1) {
       if (!move_mask(here)) continue;
       const i8 opaque = here & ((load(job.front.color + i) >> 24) == splat(-1));
       if (x + 8 <= x1 && move_mask(opaque) == 255) {
-        store_rgb(job.rgb + 3 * o, job.front.color + i);
+        alignas(32) uint32_t color[8];
+        colors_of<kBicubic>(job, i, color);
+        store_rgb(job.rgb + 3 * o, color);
         std::memset(job.coverage + o, 255, 8);
         std::memcpy(job.part + o, job.front.part + i, 8);
-        const float *a0 = job.front.attr[0] + i, *a1 = job.front.attr[1] + i, *a2 = job.front.attr[2] + i;
-        float* position = job.position + 3 * o;
-        for (int k = 0; k < 8; ++k) {
-          position[3 * k] = a0[k];
-          position[3 * k + 1] = a1[k];
-          position[3 * k + 2] = a2[k];
-        }
+        store_triples(job.position + 3 * o, load(job.front.attr[0] + i), load(job.front.attr[1] + i),
+                      load(job.front.attr[2] + i));
       } else {
         for (int k = 0; k < 8 && x + k < x1; ++k) composite_pixel(job, i + k, o + k);
       }
       store(job.front.depth + i, splat(0.f));
     }
   }
+}
+
+void composite_rows(const Job& job, int y0, int y1) {
+  if (job.bicubic)
+    composite<true>(job, y0, y1);
+  else
+    composite<false>(job, y0, y1);
 }
 
 void prepare(const Mesh& mesh, const float* vertices, const float* brightness, bool perspective, int32_t* fixed,

@@ -20,6 +20,7 @@ typedef int64_t l8 __attribute__((vector_size(64)));
 
 VV_INLINE f8 load(const float* p) { f8 v; std::memcpy(&v, p, sizeof v); return v; }
 VV_INLINE i8 load(const uint32_t* p) { i8 v; std::memcpy(&v, p, sizeof v); return v; }
+VV_INLINE i8 load(const int32_t* p) { i8 v; std::memcpy(&v, p, sizeof v); return v; }
 VV_INLINE void store(float* p, f8 v) { std::memcpy(p, &v, sizeof v); }
 VV_INLINE void store(int32_t* p, i8 v) { std::memcpy(p, &v, sizeof v); }
 VV_INLINE f8 splat(float x) { return f8{x, x, x, x, x, x, x, x}; }
