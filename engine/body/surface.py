@@ -316,6 +316,8 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     ring_mesh = to_all[mesh]
     n_all = n_face + len(outer_px)
     triangles = np.concatenate([face, ring_mesh]).astype(np.int32)
+    uv_all = np.concatenate([face_px, outer_px])
+    triangles = np.concatenate([triangles, _patches(triangles, uv_all, 2.5 * spacing, margin_sets, face_ids)])
     uv = np.concatenate([face_px, outer_px]).astype(np.float64)
 
     # Skinning weights along the neck.
@@ -393,6 +395,19 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
         world.astype(np.float32), uv.astype(np.float32), triangles, part, _flag_margins(triangles, len(face), seams, rim_local), units.astype(np.float32),
         weights.astype(np.float32), rest.astype(np.float32), seams, rest_motion, head.residual_px, face_ids.astype(np.int32),
     )  # fmt: skip
+
+
+def _patches(
+    triangles: IntArray, px: Float64, size: float, margin_sets: list[set[int]], face_ids: IntArray
+) -> IntArray:
+    """Fans (n, 3) over small holes that two triangulations left between them; openings of the face stay open."""
+    fans = []
+    for loop in boundary_loops(triangles)[1:]:
+        own = {int(face_ids[v]) for v in loop if v < len(face_ids)}
+        if np.ptp(px[loop], axis=0).max() > size or any(len(own & m) > 0.6 * len(loop) for m in margin_sets):
+            continue
+        fans += [[loop[0], loop[k + 1], loop[k]] for k in range(1, len(loop) - 1)]
+    return np.array(fans, np.int32).reshape(-1, 3)
 
 
 def grid_around(polygon: npt.NDArray[np.float32], step: float, reach: float) -> Float64:

@@ -253,7 +253,7 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     ):
         upper = name == "upperTeeth"
         # biting edges: the upper a little below the lips' line at rest, the lower behind the lower lip
-        edge = lip_y - 0.0022 if upper else min(lip_y - 0.0035, lower_y + 0.0005)
+        edge = lip_y - 0.0022 if upper else min(lip_y - 0.0045, lower_y - 0.0015)
         if upper and open_by > 0.003:
             continue  # the photo shows this person's own
         points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
@@ -308,7 +308,7 @@ def _teeth_texture(upper: bool, brightness: float, tint: Float64) -> Bytes:
     curve = 1 - 0.16 * within**2
     depth = np.clip(1.02 - (s / total) ** 1.4 * 0.78, 0.1, 1)  # the back lies in the cheeks' shade
     # the lower row stands in the lower lip's shade
-    vertical = (0.80 if upper else 0.62) + (0.20 if upper else 0.30) * np.clip((along - 0.25) / 0.6, 0, 1)
+    vertical = (0.80 if upper else 0.70) + (0.20 if upper else 0.26) * np.clip((along - 0.25) / 0.6, 0, 1)
     enamel = np.array([0.86, 0.82, 0.745]) * brightness * tint
     flesh = np.array([0.55, 0.27, 0.26]) * brightness * tint
     white = enamel * (gap * curve * depth)[None, :, None] * vertical[:, None, None]

@@ -410,7 +410,12 @@ def split_layers(rgb: Image, alpha: FloatArray) -> Layers:
     foreground = np.where(a >= 1, image, trust * exact + (1 - trust) * inside)
     foreground8 = np.round(foreground * 255)
     missing = image - a * foreground8 / 255 - (1 - a) * plate
-    plate = plate + missing * np.clip(1.2 - 2 * a, 0, 1) / np.maximum(1 - a, 0.1)
+    # The plate takes over what is missing, at the silhouette only its slow part: an outline left there would
+    # stay behind when the person moves.
+    missing = missing * np.clip(1.2 - 2 * a, 0, 1) / np.maximum(1 - a, 0.1)
+    rim = cv2.GaussianBlur(cv2.dilate((alpha8 > 1).astype(np.float32), _disc(1)), (0, 0), 1.0)[..., None]
+    rim = np.clip(1.5 * rim, 0, 1)
+    plate = plate + (1 - rim) * missing + rim * cv2.GaussianBlur(missing, (0, 0), 2.0 * margin)
     plate8 = np.round(np.clip(plate, 0, 1) * 255).astype(np.uint8)
     return Layers(foreground8.astype(np.uint8), alpha8, plate8)
 

@@ -19,7 +19,9 @@ def drawn_landmarks(shape, expression, rotation, translation, camera):
     """Landmarks of a known person in a known pose, with MediaPipe's depth convention."""
     body = load_body()
     points = body.at_landmarks(
-        (body.vertices + np.tensordot(shape, body.shape, 1) + np.tensordot(expression, body.units, 1)).astype(np.float32)
+        (body.vertices + np.tensordot(shape, body.shape, 1) + np.tensordot(expression, body.units, 1)).astype(
+            np.float32
+        )
     )
     fit = Fit(shape, expression, rotation, translation, camera, 0.0)
     placed = fit.to_camera(points)
@@ -64,7 +66,9 @@ def test_openings_are_closed_loops_with_shared_corners():
         assert opening.upper.vertices[0] == opening.lower.vertices[0]
         assert opening.upper.vertices[-1] == opening.lower.vertices[-1]
         body = load_body()
-        assert body.vertices[opening.upper.vertices, 1].mean() > body.vertices[opening.lower.vertices, 1].mean()
+        assert (
+            body.vertices[opening.upper.vertices, 1].mean() > body.vertices[opening.lower.vertices, 1].mean()
+        )
 
 
 def test_boundary_loops_of_a_strip():
@@ -80,7 +84,9 @@ def test_fit_recovers_pose_and_landmarks(seed, camera):
     shape[:15] = rng.normal(0, 0.7, 15)
     expression = np.zeros(52)
     expression[ARKIT.index("jawOpen")] = rng.uniform(0, 0.5)
-    expression[ARKIT.index("mouthSmileLeft")] = expression[ARKIT.index("mouthSmileRight")] = rng.uniform(0, 0.6)
+    expression[ARKIT.index("mouthSmileLeft")] = expression[ARKIT.index("mouthSmileRight")] = rng.uniform(
+        0, 0.6
+    )
     rotation = rng.uniform(-0.35, 0.35, 3)
     translation = np.array([rng.uniform(-0.05, 0.05), rng.uniform(-0.05, 0.05), rng.uniform(0.9, 1.5)])
     landmarks = drawn_landmarks(shape, expression, rotation, translation, camera)
@@ -101,7 +107,9 @@ def test_fit_survives_wild_landmarks(camera):
 
 
 def test_rescale_follows_the_crop(camera):
-    landmarks = drawn_landmarks(np.zeros(60), np.zeros(52), np.array([0.1, 0.2, 0]), np.array([0, 0, 1.2]), camera)
+    landmarks = drawn_landmarks(
+        np.zeros(60), np.zeros(52), np.array([0.1, 0.2, 0]), np.array([0, 0, 1.2]), camera
+    )
     fit = fit_landmarks(landmarks, camera)
     moved = rescale(fit, 2.0, -30, 12)
     points = load_body().vertices[:100]
@@ -113,9 +121,13 @@ def test_surface_meets_the_photo(avatar: Avatar):
     surface, camera = avatar.surface, avatar.fit.camera
     assert surface.residual_px < 1.5
     world = surface.vertices.astype(np.float64)
-    assert np.abs(camera.project(world @ FLIP.T) - surface.uv).max() < 0.02  # at rest a vertex stands on its own pixel
+    assert (
+        np.abs(camera.project(world @ FLIP.T) - surface.uv).max() < 0.02
+    )  # at rest a vertex stands on its own pixel
     assert np.isfinite(surface.units).all()
-    shares = np.stack([surface.weights[:, 0] - surface.weights[:, 1], surface.weights[:, 1], *surface.weights[:, 2:].T])
+    shares = np.stack(
+        [surface.weights[:, 0] - surface.weights[:, 1], surface.weights[:, 1], *surface.weights[:, 2:].T]
+    )
     assert (shares > -1e-5).all() and (shares.sum(0) < 1 + 1e-5).all()
     assert {seam.name for seam in surface.seams} == {"mouth", "eyeLeft", "eyeRight"}
 
@@ -126,7 +138,9 @@ def test_surface_is_one_sheet_with_three_openings(avatar: Avatar):
     inside = np.isin(avatar.surface.part, [1, 2])
     loops = boundary_loops(triangles[inside])
     assert len(loops) == 4
-    assert len(np.unique(triangles)) == len(avatar.surface.vertices) or np.unique(triangles).max() < len(avatar.surface.vertices)
+    assert len(np.unique(triangles)) == len(avatar.surface.vertices) or np.unique(triangles).max() < len(
+        avatar.surface.vertices
+    )
 
 
 def test_a_blink_of_one_shuts_the_eyes_and_rest_shuts_the_mouth(avatar: Avatar):

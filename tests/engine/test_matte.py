@@ -47,7 +47,8 @@ def test_layers_give_the_photo_back(layers: Layers) -> None:
     assert psnr(layers.composite(), astronaut()) > 42
     for plane in (layers.foreground, layers.plate):
         assert plane.shape == (512, 512, 3) and plane.dtype == np.uint8
-    outside = layers.alpha == 0
+    # next to the silhouette the plate is smooth instead: an outline would stay behind when the person moves
+    outside = cv2.dilate((layers.alpha > 0).astype(np.uint8), np.ones((9, 9), np.uint8)) == 0
     assert np.abs(layers.plate[outside].astype(int) - astronaut()[outside]).max() <= 1
     solid = layers.alpha == 255
     assert (layers.foreground[solid] == astronaut()[solid]).all()
