@@ -1,0 +1,246 @@
+"""The CPU kernels beside the best library way to do the same, in paired runs on one core: `visavis bench kernels`.
+
+The rasteriser has no library twin; its texture fetch alone is set beside `cv2.remap` on as many pixels (which is
+given the texture positions for nothing, and does neither visibility nor parts, positions or alpha). Times are
+CPU milliseconds of the calling thread, so that a busy machine does not change them much (an alternative that
+uses more threads is flattered by that); medians; "x" is the median of the ratios of paired runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from visavis import kernels
+
+
+@dataclass
+class Row:
+    """One kernel beside one alternative; times in milliseconds."""
+
+    kernel: str
+    ours_ms: float
+    alternative: str = ""
+    theirs_ms: float | None = None
+    ratio: float | None = None
+
+
+def paired(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
+) -> tuple[float, float, float]:
+    """Median milliseconds of both, run in turns, and the median of theirs / ours."""
+    pairs = []
+    for function in (ours, theirs):
+        for _ in range(3):
+            function()
+    for _ in range(repeats):
+        start = time.thread_time()
+        ours()
+        middle = time.thread_time()
+        theirs()
+        pairs.append(((middle - start) * 1e3, (time.thread_time() - middle) * 1e3))
+    mine, other = (statistics.median(p) for p in zip(*pairs, strict=True))
+    return mine, other, statistics.median(b / a for a, b in pairs)
+
+
+def alone(function: Callable[[], object], repeats: int) -> float:
+    """Median milliseconds."""
+    for _ in range(3):
+        function()
+    times = []
+    for _ in range(repeats):
+        start = time.thread_time()
+        function()
+        times.append((time.thread_time() - start) * 1e3)
+    return statistics.median(times)
+
+
+def bent_grid(size: int, cells: int) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+    """Texture positions (V, 2), triangles (2 cells^2, 3) and a turned, bent pose (V, 3) that covers about 65 % of size^2."""
+    y, x = np.mgrid[0 : cells + 1, 0 : cells + 1] * (size / cells)
+    uv = np.stack([x, y], -1).reshape(-1, 2).astype(np.float32)
+    i = np.arange((cells + 1) ** 2, dtype=np.int32).reshape(cells + 1, cells + 1)
+    a, b, c, d = i[:-1, :-1], i[:-1, 1:], i[1:, :-1], i[1:, 1:]
+    triangles = np.stack([np.stack([a, b, c], -1), np.stack([b, d, c], -1)], 2).reshape(-1, 3)
+    turn = np.array([[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]])
+    xy = (uv - size / 2) * np.sqrt(0.65) @ turn.T + size / 2
+    depth = 0.6 + 0.02 * np.sin(uv[:, :1] / 40)
+    return uv, np.ascontiguousarray(triangles), np.concatenate([xy, depth], 1).astype(np.float32)
+
+
+def raster_rows(size: int, repeats: int) -> list[Row]:
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 256, (size, size, 4), dtype=np.uint8)
+    texture[..., 3] = 255
+    uv, triangles, vertices = bent_grid(size, 67)
+    attr = np.concatenate([uv, vertices[:, 2:]], 1)
+    mesh = kernels.Mesh(triangles, uv, np.ones(len(triangles), np.uint8), attr, texture)
+    target = kernels.Target(size, size)
+    plate = np.full((size, size, 3), 90, np.uint8)
+
+    def frame(filter: str) -> Callable[[], None]:
+        def run() -> None:
+            target.begin(plate)
+            target.draw(mesh, vertices, filter=filter)  # type: ignore[arg-type]
+
+        return run
+
+    frame("bicubic")()
+    covered = float((target.coverage > 0).mean())
+    label = f"frame {size}x{size}, {len(triangles)} triangles, {covered:.0%} covered"
+    # The same amount of fetching, nothing else: texture positions as smooth as the warp's, on the covered number of pixels.
+    rows = round(size * covered)
+    map_x, map_y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(rows, dtype=np.float32))
+    map_x, map_y = map_x * 0.99 + 1.7, map_y * 0.99 + 2.3
+    out = np.empty((rows, size, 4), np.uint8)
+
+    def remap(flag: int) -> Callable[[], object]:
+        return lambda: cv2.remap(texture, map_x, map_y, flag, out, cv2.BORDER_REPLICATE)
+
+    result = []
+    for name, flag in (("bicubic", cv2.INTER_CUBIC), ("bilinear", cv2.INTER_LINEAR)):
+        result.append(
+            Row(f"{label}, {name}", *_with(f"cv2.remap {name} alone", frame(name), remap(flag), repeats))
+        )
+    for name in kernels.available_isas()[1:]:
+        kernels.use_isa(name)
+        result.append(Row(f"{label}, bicubic, {name}", alone(frame("bicubic"), max(5, repeats // 4))))
+    kernels.use_isa()
+    return result
+
+
+def _with(
+    name: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int
+) -> tuple[float, str, float, float]:
+    mine, other, ratio = paired(ours, theirs, repeats)
+    return mine, name, other, ratio
+
+
+def color_rows(size: int, repeats: int) -> list[Row]:
+    import av
+
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    rgb = cv2.resize(coarse, (size, size)).astype(np.uint8)
+    out = np.empty((size * 3 // 2, size), np.uint8)
+
+    def ours() -> object:
+        return kernels.rgb_to_i420(rgb, out)
+
+    def opencv() -> object:
+        return cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420, out)
+
+    picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+
+    def swscale() -> object:
+        return picture.reformat(format="yuv420p")
+
+    base: NDArray[np.uint8] = rgb.copy()
+    patch: NDArray[np.uint8] = np.ascontiguousarray(rgb[::2, ::2])
+    mask = np.ascontiguousarray(np.arange(patch[..., 0].size, dtype=np.uint8).reshape(patch.shape[:2]))
+    alpha = np.repeat(mask[..., None], 3, 2).astype(np.float32) / 255
+    view = base[: size // 2, : size // 2]
+
+    def numpy_blend() -> None:
+        view[...] = (view + (patch - view.astype(np.float32)) * alpha + 0.5).astype(np.uint8)
+
+    def opencv_blend() -> None:
+        view[...] = cv2.blendLinear(patch, np.ascontiguousarray(view), weight, rest)
+
+    weight = np.ascontiguousarray(alpha[..., 0])
+    rest = 1 - weight
+
+    def our_blend() -> None:
+        kernels.blend(base, patch, mask, 0, 0)
+
+    shape = f"{size}x{size}"
+    half = f"{size // 2}x{size // 2}"
+    return [
+        Row(f"rgb_to_i420 {shape}", *_with("cv2.cvtColor", ours, opencv, repeats)),
+        Row(f"rgb_to_i420 {shape}", *_with("swscale (PyAV reformat)", ours, swscale, repeats)),
+        Row(f"blend {half}", *_with("numpy", our_blend, numpy_blend, repeats)),
+        Row(f"blend {half}", *_with("cv2.blendLinear", our_blend, opencv_blend, repeats)),
+    ]
+
+
+def pose_rows(repeats: int) -> list[Row]:
+    rng = np.random.default_rng(0)
+    v, k, j = 8000, 60, 8
+    rest = rng.uniform(-0.2, 0.2, (v, 3)).astype(np.float32)
+    basis = (rng.standard_normal((k, v, 3)) * 0.01).astype(np.float16)
+    weights = rng.random((v, j)).astype(np.float32)
+    weights /= weights.sum(1, keepdims=True)
+    joints = np.tile(np.eye(3, 4, dtype=np.float32), (j, 1, 1))
+    joints[:, 2, 3] = 1
+    coefficients = rng.standard_normal(k).astype(np.float32)
+    screen = np.empty((v, 3), np.float32)
+    camera = (900.0, 900.0, 256.0, 256.0)
+    flat = np.ascontiguousarray(basis.astype(np.float32).reshape(k, -1))
+    joint_columns = joints.reshape(j, 12)
+
+    def by_numpy() -> NDArray[np.float32]:
+        shaped = (rest.ravel() + coefficients @ flat).reshape(v, 3)
+        blended = (weights @ joint_columns).reshape(v, 3, 4)
+        p = (blended[:, :, :3] @ shaped[:, :, None])[:, :, 0] + blended[:, :, 3]
+        p[:, :2] *= (900.0 / p[:, 2])[:, None]
+        p[:, :2] += 256.0
+        return p
+
+    # As a face is: each shape moves a twentieth of the vertices, in runs.
+    local = np.zeros_like(basis)
+    for shape in local:
+        start = int(rng.integers(0, v - v // 20))
+        shape[start : start + v // 20] = 0.01
+    rows = []
+    for name, rig in (
+        ("dense", kernels.PoseRig(rest, basis, weights)),
+        ("local", kernels.PoseRig(rest, local, weights)),
+    ):
+
+        def ours(rig: kernels.PoseRig = rig) -> object:
+            return rig.pose(coefficients, joints, camera, screen)
+
+        rows.append(
+            Row(f"pose {v} vertices, {k} {name} shapes, {j} joints", *_with("numpy", ours, by_numpy, repeats))
+        )
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a table, then one line of JSON."""
+    parser = argparse.ArgumentParser(
+        prog="visavis bench kernels", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument(
+        "--size", type=int, default=512, metavar="N", help="side of the frame in pixels (512)"
+    )
+    parser.add_argument("--repeats", type=int, default=100, metavar="N", help="paired runs a row (100)")
+    args = parser.parse_args(argv)
+    if args.size < 16 or args.size % 4 or args.size > 4096 or args.repeats < 1:
+        parser.error("--size must be a multiple of 4 from 16 to 4096, --repeats at least 1")
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        rows = raster_rows(args.size, args.repeats)
+        rows += color_rows(args.size, args.repeats)
+        rows += pose_rows(args.repeats)
+    finally:
+        cv2.setNumThreads(threads)
+    print(f"instruction set: {kernels.isa()}; one thread; CPU ms, median of {args.repeats} paired runs\n")
+    print(f"{'kernel':<62} {'ms':>8}   {'alternative':<26} {'ms':>8} {'x':>6}")
+    for row in rows:
+        other = "" if row.theirs_ms is None else f"{row.theirs_ms:8.3f} {row.ratio:6.2f}"
+        print(f"{row.kernel:<62} {row.ours_ms:8.3f}   {row.alternative:<26} {other}")
+    print(json.dumps({"benchmark": "kernels", "isa": kernels.isa(), "rows": [asdict(row) for row in rows]}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
