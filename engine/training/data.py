@@ -9,6 +9,7 @@ averaged: a person's asymmetry is not speech.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.channels import ARKIT
 from visavis.engine.motion.speech import SPEECH_CHANNELS, spread
-from visavis.engine.timing import SAMPLES_PER_FRAME
+from visavis.engine.timing import FPS, SAMPLES_PER_FRAME
 
 HELD_OUT = ("s26", "s31")
 """Speakers that no training may see."""
@@ -232,3 +233,100 @@ def load_grid(data: Path, landmarks: Path, rig: MouthRig) -> list[Clip]:
             )
         )  # fmt: skip
     return clips
+
+
+_FACEGOOD: dict[str, tuple[tuple[str, float], ...]] = {
+    "mouth_stretch_c": (("jawOpen", 0.6),),
+    "mouth_oh_c": (("jawOpen", 0.25), ("mouthFunnel", 0.5), ("mouthPucker", 0.2)),
+    "mouth_oo_c": (("mouthPucker", 0.8),),
+    "mouth_funnel_dl": (("mouthFunnel", 0.4),),
+    "mouth_funnel_ul": (("mouthFunnel", 0.4),),
+    "mouth_pucker_l": (("mouthPucker", 0.8),),
+    "mouth_lowerLipDepress_l": (("mouthLowerDown", 0.8),),
+    "mouth_upperLipRaise_l": (("mouthUpperUp", 0.8),),
+    "mouth_lipCornerPull_l": (("mouthSmile", 0.8),),
+    "mouth_suck_dl": (("mouthRollLower", 0.7),),
+    "mouth_suck_ul": (("mouthRollUpper", 0.7),),
+    "mouth_press_l": (("mouthPress", 0.6),),
+    "mouth_chinRaise_u": (("mouthShrugLower", 0.6),),
+}
+"""FACEGOOD's rig channels that move (left equals right) and what they are in ours, by eye."""
+
+
+def load_facegood(data: Path, rig: MouthRig, seconds: int = 4) -> list[Clip]:
+    """The FACEGOOD takes in pieces: another voice, another language; openings are those of our rig."""
+    names = json.loads((data / "facegood" / "channel_names.json").read_text())
+    matrix = np.zeros((len(names), len(SPEECH_CHANNELS)), np.float32)
+    for name, parts in _FACEGOOD.items():
+        for channel, share in parts:
+            matrix[names.index(name), SPEECH_CHANNELS.index(channel)] = share
+    clips = []
+    for path in sorted((data / "facegood").glob("*.flac")):
+        sound = read_sound(path)
+        curve = np.load(path.with_suffix(".npy")).astype(np.float32) @ matrix
+        n = min(len(curve) * FPS // 30, len(sound) // SAMPLES_PER_FRAME)
+        at = ((np.arange(n) + 0.5) * 30 / FPS - 0.5).clip(0, len(curve) - 1)
+        target = np.stack([np.interp(at, np.arange(len(curve)), column) for column in curve.T], axis=1)
+        target = target.clip(0, 1).astype(np.float32)
+        full = spread(target)
+        silent, voiced = (
+            ~speech_frames(sound, n, before=6, after=6),
+            speech_frames(sound, n, before=5, after=2),
+        )
+        for start in range(0, n - seconds * FPS + 1, seconds * FPS):
+            part = slice(start, start + seconds * FPS)
+            clips.append(
+                Clip(
+                    f"facegood/{path.stem}_{start}",
+                    "facegood",
+                    sound[part.start * SAMPLES_PER_FRAME : part.stop * SAMPLES_PER_FRAME],
+                    target[part],
+                    (full @ rig.aperture)[part],
+                    (full @ rig.width)[part],
+                    silent[part],
+                    voiced[part],
+                    np.ones(seconds * FPS, bool),
+                )
+            )
+    return clips
+
+
+@dataclass
+class Spoken:
+    """A synthetic sentence: sound at 16 kHz and the class of phoneme at 100 Hz (see `voices`)."""
+
+    sound: FloatArray
+    phones: npt.NDArray[np.int8]
+
+
+def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Start and end of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def tidy_phones(sound: FloatArray, phones: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Classes at 100 Hz with silence exactly where 100 ms or more are silent: the synthesiser gives the space
+    between two words a length though nobody pauses there, and stretches last phonemes over the end."""
+    n = min(len(phones), len(sound) // 160)
+    out = phones[:n].copy()
+    level = 10 * np.log10(np.square(sound[: n * 160].reshape(n, 160)).mean(axis=1) + 1e-10)
+    quiet = np.zeros(n, bool)
+    for start, end in _runs(level < level.max() - 45):
+        quiet[start:end] = end - start >= 10
+    for start, end in _runs((out == 0) & ~quiet):
+        before, after = int(out[start - 1]) if start else 0, int(out[end]) if end < n else 0
+        out[start:end] = before if before > 1 else after  # never a longer closure than was said
+    out[quiet] = 0
+    return out
+
+
+def load_voices(path: Path) -> list[Spoken]:
+    """The sentences of a file made by `engine.training.voices`."""
+    sentences = []
+    with np.load(path) as made:
+        for name in sorted(made.files):
+            if name.endswith("/sound"):
+                sound = made[name].astype(np.float32) / 32768
+                sentences.append(Spoken(sound, tidy_phones(sound, made[name[: -len("sound")] + "phones"])))
+    return sentences

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +30,16 @@ from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD, SPEECH_CHANNELS, spread
 from visavis.engine.training import augment
-from visavis.engine.training.data import HELD_OUT, Clip, MouthRig, load_grid
+from visavis.engine.training.data import (
+    HELD_OUT,
+    Clip,
+    MouthRig,
+    Spoken,
+    load_facegood,
+    load_grid,
+    load_voices,
+)
+from visavis.engine.training.voices import CLASSES, CLOSED
 
 BODY = Path(__file__).parent.parent / "weights" / "body.npz"
 LENGTH = 100
@@ -50,6 +60,11 @@ class Settings:
     other: float = 0.3
     """Share of sequences from speakers other than s1."""
     facegood: float = 0.0
+    """Share of sequences from FACEGOOD."""
+    voices: float = 0.0
+    """Share of sequences of synthetic speech."""
+    phone_weight: float = 0.3
+    closure_weight: float = 0.5
     silence: float = 0.08
     """Share of sequences without any speech."""
     aperture_weight: float = 1.5
@@ -77,6 +92,7 @@ class SpeechNet(nn.Module):
         self.mixer = nn.Linear(2 * width, width)
         self.face = nn.Linear(width, len(SPEECH_CHANNELS))
         self.voice = nn.Linear(width, 1)
+        self.phone = nn.Linear(width, len(CLASSES))  # for training only
         self.register_buffer("gain", torch.ones(len(SPEECH_CHANNELS)))
 
     def encode(self, mel_BNM: Tensor, delay_BD: Tensor) -> Tensor:
@@ -88,12 +104,12 @@ class SpeechNet(nn.Module):
         delay = delay_BD[:, None].expand(-1, x.shape[1], -1)
         return self.norm(F.relu(self.join(torch.cat([self.dropout(x), delay], dim=2))))
 
-    def decode(self, encoded: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
-        """-> channels (B, T, C), voice logit (B, T)."""
+    def decode(self, encoded: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """-> channels (B, T, C), voice logit (B, T), logits of phoneme classes (B, T, K)."""
         x = F.relu(self.mixer(self.dropout(torch.cat([encoded, recurrent], dim=2))))
-        return self.face(self.dropout(x)), self.voice(x)[..., 0]
+        return self.face(self.dropout(x)), self.voice(x)[..., 0], self.phone(x)
 
-    def forward(self, mel_BNM: Tensor, delay_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, mel_BNM: Tensor, delay_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A whole sequence after silence."""
         context = mel_BNM.new_zeros(len(mel_BNM), CONTEXT, mel_BNM.shape[2])
         encoded = self.encode(torch.cat([context, mel_BNM], dim=1), delay_BD)
@@ -122,7 +138,7 @@ class Step(nn.Module):
         heard = torch.cat([context, mel], dim=1)
         encoded = self.net.encode(heard, delay)[:, 0]
         recurrent = self._cell(encoded, hidden[0])
-        face, voice = self.net.decode(encoded[:, None], recurrent[:, None])
+        face, voice, _ = self.net.decode(encoded[:, None], recurrent[:, None])
         return face[:, 0] * self.net.gain, torch.sigmoid(voice), heard[:, MELS_PER_FRAME:], recurrent[None]
 
 
@@ -132,13 +148,13 @@ class Bank:
 
     mels: list[FloatArray]
     curves: list[FloatArray]
-    """(T, C + 4): channels, aperture, width, weight, voiced."""
+    """(T, C + 5): channels, aperture, width, weight, voiced, class of phoneme (-1 unknown)."""
     groups: dict[str, list[int]]
     noises: list[FloatArray]
 
 
 def clip_curve(clip: Clip) -> FloatArray:
-    """(T, C + 4) of a clip: silent frames aim at rest with a small weight, since sitters part their lips as
+    """(T, C + 5) of a clip: silent frames aim at rest with a small weight, since sitters part their lips as
     they please."""
     at_rest = clip.silent[:, None]
     openness = np.stack([clip.aperture, clip.width], axis=1)
@@ -149,41 +165,70 @@ def clip_curve(clip: Clip) -> FloatArray:
             np.where(at_rest, 0, openness),
             weight[:, None],
             clip.voiced[:, None],
+            np.full((len(weight), 1), -1),
         ],
         axis=1,
     ).astype(np.float32)
 
 
-def build_bank(clips: list[Clip], settings: Settings) -> Bank:
+def spoken_curve(phones: npt.NDArray[np.int8], speed: float, n: int) -> FloatArray:
+    """(n, C + 5) of synthetic speech at `speed`: nothing is known of the face but where it rests."""
+    times = (np.arange(n * MELS_PER_FRAME) + 0.5) * speed  # units of 10 ms
+    fine = phones[np.minimum(times.astype(int), len(phones) - 1)].reshape(n, MELS_PER_FRAME)
+    # The commonest class of the frame, but a closed mouth of 20 ms is a closed mouth.
+    counts = np.stack([(fine == k).sum(axis=1) for k in range(len(CLASSES))], axis=1)
+    classes = np.where(counts[:, CLOSED] >= 2, CLOSED, counts.argmax(axis=1))
+    speaks = (
+        np.convolve(classes > 0, np.ones(8), mode="full")[5 : n + 5] > 0
+    )  # from 5 frames before to 2 after
+    curve = np.zeros((n, len(SPEECH_CHANNELS) + 5), np.float32)
+    far = np.convolve(classes > 0, np.ones(13), mode="same") == 0
+    curve[:, -3] = np.where(far, 0.3, 0)
+    curve[:, -2], curve[:, -1] = speaks, classes
+    return curve
+
+
+def build_bank(clips: list[Clip], spoken: list[Spoken], settings: Settings) -> Bank:
     rng = np.random.default_rng(settings.seed + 1)
-    bank = Bank([], [], {"s1": [], "other": []}, [])
+    bank = Bank([], [], {"s1": [], "other": [], "facegood": [], "voices": []}, [])
+
+    def add(group: str, mel: FloatArray, curve: FloatArray) -> None:
+        bank.groups[group].append(len(bank.mels))
+        bank.mels.append(mel[: len(curve) * MELS_PER_FRAME].astype(np.float16))
+        bank.curves.append(curve.astype(np.float16))
+
+    repeats = {"s1": 1.0, "other": 10.0, "facegood": 0.75, "voices": 0.5}
     for number, clip in enumerate(clips):
-        group = "s1" if clip.speaker == "s1" else "other"
+        group = clip.speaker if clip.speaker in ("s1", "facegood") else "other"
         curve = clip_curve(clip)
-        for k in range(settings.variants * (10 if group == "other" else 1)):
+        for k in range(max(1, round(settings.variants * repeats[group]))):
             voice = augment.Voice() if k == 0 else augment.random_voice(rng)
             mel = augment.log_mel(clip.sound, voice, rng)
             n = len(mel) // MELS_PER_FRAME
-            bank.groups[group].append(len(bank.mels))
-            bank.mels.append(mel[: n * MELS_PER_FRAME].astype(np.float16))
-            bank.curves.append(augment.resample_curve(curve, voice.speed, n).astype(np.float16))
+            moved = augment.resample_curve(curve, voice.speed, n)
+            add(group, mel, moved)
         if number % 100 == 0:
             print(f"voices: clip {number} of {len(clips)}", flush=True)
+    for sentence in spoken:
+        for k in range(max(1, round(settings.variants * repeats["voices"]))):
+            voice = augment.Voice() if k == 0 else augment.random_voice(rng)
+            mel = augment.log_mel(sentence.sound, voice, rng)
+            n = len(mel) // MELS_PER_FRAME
+            add("voices", mel, spoken_curve(sentence.phones, voice.speed, n))
     bank.noises = [augment.noise(rng, LENGTH * MELS_PER_FRAME).astype(np.float16) for _ in range(400)]
     return bank
 
 
 def make_sequence(bank: Bank, settings: Settings, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Features (4 LENGTH, M) and curves (LENGTH, C + 4) of one training sequence."""
+    """Features (4 LENGTH, M) and curves (LENGTH, C + 5) of one training sequence."""
     n_mel = LENGTH * MELS_PER_FRAME
     mel = np.zeros((n_mel, N_MELS), np.float32)
-    curve = np.zeros((LENGTH, len(SPEECH_CHANNELS) + 4), np.float32)
-    curve[:, -2] = 0.6
+    curve = np.zeros((LENGTH, len(SPEECH_CHANNELS) + 5), np.float32)
+    curve[:, -3] = 0.6
     draw = rng.random()
     if draw >= settings.silence:
-        group = "s1"
-        if draw < settings.silence + settings.other:
-            group = "other"
+        bounds = np.cumsum([settings.silence, settings.other, settings.facegood, settings.voices])
+        group = ("other", "facegood", "voices", "s1")[int(np.searchsorted(bounds[1:], draw, side="right"))]
         chosen = int(rng.choice(bank.groups[group]))
         spoken, shown = bank.mels[chosen], bank.curves[chosen]
         start, skip = 0, 0
@@ -235,7 +280,8 @@ class Scales:
 
 
 def make_scales(bank: Bank, rig: MouthRig) -> Scales:
-    every = np.concatenate([c.astype(np.float32) for c in bank.curves])
+    filmed = bank.groups["s1"] + bank.groups["other"]
+    every = np.concatenate([bank.curves[k].astype(np.float32) for k in filmed])
     n = len(SPEECH_CHANNELS)
     basis = spread(np.eye(n, dtype=np.float32))
     return Scales(
@@ -250,7 +296,7 @@ def loss_of(
     net: SpeechNet, mel: Tensor, curve: Tensor, delay: Tensor, scales: Scales, settings: Settings
 ) -> Tensor:
     n = len(SPEECH_CHANNELS)
-    face, voice = net(mel, delay)
+    face, voice, phone = net(mel, delay)
     weight, voiced = curve[..., n + 2], curve[..., n + 3]
     openness = torch.stack([face @ scales.aperture, face @ scales.width], dim=-1) / scales.openness
     wanted = curve[..., n : n + 2] / scales.openness
@@ -261,11 +307,18 @@ def loss_of(
     both = weight[:, 1:] * weight[:, :-1]
     step = (torch.diff(openness, dim=1) - torch.diff(wanted, dim=1)) ** 2
     motion = ((step[..., 0] + 0.5 * step[..., 1]) * both).mean()
-    speaks = F.binary_cross_entropy_with_logits(voice, (voiced > 0.5).float(), weight=(weight > 0).float())
-    return (
-        channel + settings.aperture_weight * opening + settings.motion_weight * motion + 0.3 * speaks
-        + 0.02 * torch.relu(-face / scales.channel).mean()
-    )  # fmt: skip
+    known = curve[..., n + 4] >= 0
+    told = (weight > 0) | known
+    speaks = F.binary_cross_entropy_with_logits(voice, (voiced > 0.5).float(), weight=told.float())
+    loss = channel + settings.aperture_weight * opening + settings.motion_weight * motion + 0.3 * speaks
+    loss = loss + 0.02 * torch.relu(-face / scales.channel).mean()
+    if known.any():
+        classes = curve[..., n + 4][known].long()
+        loss = loss + settings.phone_weight * known.float().mean() * F.cross_entropy(phone[known], classes)
+        closed = curve[..., n + 4] == CLOSED
+        meet = torch.relu(openness[..., 0] - 0.01 / scales.openness[0]) ** 2 * closed
+        loss = loss + settings.closure_weight * meet.mean()
+    return loss
 
 
 def predict(net: SpeechNet, clips: list[Clip], lookahead: int) -> tuple[list[FloatArray], list[FloatArray]]:
@@ -278,7 +331,7 @@ def predict(net: SpeechNet, clips: list[Clip], lookahead: int) -> tuple[list[Flo
             mel = augment.log_mel(clip.sound, augment.Voice(), np.random.default_rng(0))
             n = len(clip.aperture)
             mel = np.concatenate([mel, np.zeros(((n + lookahead) * MELS_PER_FRAME, N_MELS), np.float32)])
-            face, voice = net(torch.from_numpy(mel[None, : (n + lookahead) * MELS_PER_FRAME]), delay)
+            face, voice, _ = net(torch.from_numpy(mel[None, : (n + lookahead) * MELS_PER_FRAME]), delay)
             faces.append((face[0, lookahead:] * net.gain).numpy())
             voices.append(torch.sigmoid(voice[0, lookahead:]).numpy())
     net.train()
@@ -339,7 +392,9 @@ def average(ema: SpeechNet, net: SpeechNet, keep: float) -> None:
             mine.lerp_(theirs, 1 - keep)
 
 
-def train(data: Path, landmarks: Path, out: Path, settings: Settings, resume: bool, body: Path) -> SpeechNet:
+def train(
+    data: Path, landmarks: Path, voices: Path | None, out: Path, settings: Settings, resume: bool, body: Path
+) -> SpeechNet:
     """Run or go on with a training; `out` gets checkpoint.pt, log.jsonl and the prepared data."""
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -350,7 +405,11 @@ def train(data: Path, landmarks: Path, out: Path, settings: Settings, resume: bo
     if settings.train_clips:
         others = [c for c in trained if c.speaker != "s1"]
         trained = others + [c for c in trained if c.speaker == "s1"][: settings.train_clips]
-    bank = build_bank(trained, settings)
+    facegood = load_facegood(data, rig) if settings.facegood else []
+    spoken = load_voices(voices) if voices and settings.voices else []
+    if settings.voices and not spoken:
+        raise SystemExit("--voices wants a file made by engine.training.voices: give it with --spoken")
+    bank = build_bank(trained + facegood, spoken, settings)
     scales = make_scales(bank, rig)
     net, ema = SpeechNet(settings.width, settings.dropout), SpeechNet(settings.width, settings.dropout)
     ema.load_state_dict(net.state_dict())
@@ -367,12 +426,17 @@ def train(data: Path, landmarks: Path, out: Path, settings: Settings, resume: bo
     running = 0.0
     for step in range(first, settings.steps):
         progress = step / settings.steps
-        rate = settings.rate * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = (
+            settings.rate
+            * min(1, (step + 1) / 200)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate
         mel, curve, delay, delays = batch(bank, settings, rng)
         for row, late in enumerate(delays.tolist()):  # nothing is known of the frames before the first
-            curve[row, :late, -2] = 0
+            curve[row, :late, -3] = 0
+            curve[row, :late, -1] = -1
         loss = loss_of(net, mel, curve, delay, scales, settings)
         optimiser.zero_grad()
         loss.backward()
@@ -464,6 +528,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--body", type=Path, default=BODY, help="the baked body, whose face units the lips are read through"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/speech"))
+    parser.add_argument("--spoken", type=Path, help="synthetic speech, made by engine.training.voices")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument(
         "--export", type=Path, help="folder to write speech.onnx and speech.safetensors to, from --out"
@@ -480,7 +545,7 @@ def main(arguments: list[str] | None = None) -> None:
         export(net, args.export)
         print(json.dumps(describe(args.export)))
         return
-    train(args.data, args.landmarks, args.out, settings, args.resume, args.body)
+    train(args.data, args.landmarks, args.spoken, args.out, settings, args.resume, args.body)
 
 
 if __name__ == "__main__":

