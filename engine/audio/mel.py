@@ -85,4 +85,4 @@ class LogMel:
         windows = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[: n * HOP : HOP] * _HANN
         spectrum = np.fft.rfft(windows, N_FFT)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) * _POWER_SCALE
-        return power_to_log(power @ _FILTERS)
+        return power_to_log((power @ _FILTERS).astype(np.float32))

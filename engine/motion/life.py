@@ -12,8 +12,10 @@ them while thinking of words (Argyle & Cook 1976; Lee, Badler & Badler, "Eyes Al
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.channels import (
     CLAVICLE_LEFT_SLICE,
@@ -241,7 +243,7 @@ class Life:
             motion[INDEX[f"eyeLookIn{side}"]] = inward
         return shifted
 
-    def _look(self, target: FloatArray) -> bool:
+    def _look(self, target: npt.NDArray[np.floating[Any]]) -> bool:
         gaze = self.state.gaze
         limit = np.array([15, 9]) * _DEGREE
         gaze.start, gaze.target = gaze.at, np.clip(target, -limit, limit).astype(np.float32)
