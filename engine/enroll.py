@@ -24,6 +24,7 @@ Bytes = npt.NDArray[np.uint8]
 FACE_SHARE = 0.36
 """Height of the face in a frame (brow to chin) that the crop aims at, where the photo is large enough to choose."""
 SIZES = (256, 1024)
+BACKDROP = np.array([226, 228, 230], np.float32)
 
 
 def enroll(
@@ -50,6 +51,9 @@ def enroll(
     report("finding the face", 0.08)
     found = find_face(source.rgb, face)
     rgb, alpha, found = crop_to_person(source.rgb, source.alpha, found, size)
+    if alpha is not None:  # a cut-out: its transparent part gets a quiet studio background
+        share = alpha[..., None].astype(np.float32) / 255
+        rgb = np.round(rgb * share + BACKDROP * (1 - share)).astype(np.uint8)
     height, width = rgb.shape[:2]
     report("fitting the body", 0.2)
     camera = Camera.of(width, height)

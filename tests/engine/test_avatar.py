@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 
 from visavis.engine.avatar import Avatar
@@ -81,6 +83,21 @@ def test_other_files_and_versions_are_refused(tmp_path):
 def test_unusable_sizes(demo_photo, size):
     with pytest.raises(PhotoError, match="multiple of 16"):
         enroll(demo_photo, size=size)
+
+
+def test_a_cut_out_keeps_its_own_alpha(demo_photo, avatar):
+    """A PNG with transparency: its alpha is the matte, and behind it lies an even backdrop."""
+    photo = Image.open(demo_photo).convert("RGB")
+    alpha = Image.new("L", photo.size, 0)
+    ImageDraw.Draw(alpha).ellipse((120, 0, 340, 500), fill=255)
+    photo.putalpha(alpha)
+    buffer = io.BytesIO()
+    photo.save(buffer, "png")
+    cut = enroll(buffer.getvalue(), size=256)
+    matte = cut.texture[..., 3]
+    assert matte[-20:, :10].max() == 0 and matte[100:120, 120:136].min() == 255
+    frame = Renderer(cut).render(zero_motion())
+    assert np.abs(frame[-20:, :6].astype(int) - [226, 228, 230]).max() <= 2
 
 
 def test_progress_is_told_in_order(demo_photo):
