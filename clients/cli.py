@@ -1,4 +1,4 @@
-"""The command `visavis`. Exit codes: 0 done, 2 bad input (one line says what), 130 interrupted."""
+"""The command `visavis`. Exit codes: 0 done, 1 a fault of ours, 2 bad input (one line says what), 130 interrupted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import asyncio
 import importlib
 import json
 import logging
+import os
 import pkgutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,13 +21,14 @@ from visavis.engine.errors import VisavisError
 if TYPE_CHECKING:
     from visavis.engine.avatar import Avatar
 
+EXIT_FAULT = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 UNAVAILABLE = {
     "compile": "TensorRT engines come with the GPU runtime, which this version does not have yet",
     "distill": "distillation comes with the diffusion models, which this version does not have yet",
 }
-BENCHMARK_HELPERS = {"browser"}
+BENCHMARK_HELPERS = {"browser", "browser_call"}
 
 
 class InputError(VisavisError):
@@ -134,7 +137,7 @@ def benchmarks() -> list[str]:
 def _bar(total: float | None, description: str, unit: str, **options: Any) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, **options)
+    return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=None, **options)
 
 
 def _check_seed(seed: int) -> int:
@@ -205,6 +208,7 @@ def render(args: argparse.Namespace) -> int:
     if args.speech is not None and not args.speech.is_file():
         raise InputError(f"no such speech file: {args.speech}")
     avatar = _avatar(args.avatar, face=args.face, size=args.size)
+    began = time.monotonic()
     with _bar(None, "rendering", "frame") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -216,8 +220,7 @@ def render(args: argparse.Namespace) -> int:
             frames = render_motion(avatar, clip, args.out, progress=progress)
         else:
             frames = render_speech(avatar, args.speech, args.out, seed=seed, progress=progress)
-        rate = bar.format_dict["rate"] or frames / max(bar.format_dict["elapsed"], 1e-3)
-    print(f"{args.out}: {frames} frames, {rate:.0f} a second")
+    print(f"{args.out}: {frames} frames, {frames / (time.monotonic() - began):.1f} a second")
     return 0
 
 
@@ -244,8 +247,7 @@ def call(args: argparse.Namespace) -> int:
     from visavis.clients.call import call as make_call
 
     seed = _check_seed(args.seed)
-    with _bar(None, "calling", "s", bar_format="{desc} {bar} {n:.0f}/{total:.0f} s") as bar:
-        bar.total = 1
+    with _bar(1, "calling", "s", bar_format="{desc} {bar} {n:.0f}/{total:.0f} s") as bar:
 
         def progress(what: str, done: float, total: float) -> None:
             bar.set_description("preparing the avatar" if what == "prepare" else "calling", refresh=False)
@@ -318,6 +320,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{(error.strerror or str(error)).lower()}")
+    except Exception as error:
+        if os.environ.get("VISAVIS_DEBUG"):
+            raise
+        print(f"visavis: a fault of visavis itself: {type(error).__name__}: {error} (VISAVIS_DEBUG=1 shows where)", file=sys.stderr)
+        return EXIT_FAULT
 
 
 def _complain(message: str) -> int:

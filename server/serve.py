@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from pathlib import Path
@@ -82,6 +83,10 @@ async def _serve(config: ServerConfig) -> None:
         print(f"visavis is at http://{shown}:{port}   (Ctrl-C ends it)", flush=True)
         if not config.loopback:
             print("Browsers give the microphone only to https or localhost: put a TLS proxy in front.", flush=True)
+        # Networks and avatars make a large, lasting heap: without this the garbage collector walks it in the middle of calls.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         await stop.wait()
         print("ending the calls", flush=True)
     finally:

@@ -1,0 +1,254 @@
+"""Speech to lips, measured in the browser: bursts of speech in silence go into headless Chromium's microphone, and the mouth's opening is
+found in the frames that the page received.
+
+    visavis bench latency --seconds 60
+
+A server is started in a process of its own, as `visavis serve` would; two cores carry both it and the browser. Speech onsets are read off
+the page's microphone track, lip onsets off landmarks of the received frames, both on the browser's clock. The last line is JSON:
+frame rate, share of frames on time, first picture after the click, speech-to-lips, sound against picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from visavis.benchmarks.browser import BrowserMissing, chromium
+from visavis.benchmarks.browser_call import (
+    FloatArray,
+    Recording,
+    lag_ms,
+    onsets,
+    record,
+    save_strip,
+    speech_to_lips_ms,
+    start_call,
+)
+
+WARM_UP_S = 6.0
+BURST_S, CYCLE_S = 0.56, 1.93
+"""Bursts come every 1.93 s: not a multiple of a frame, so that they meet the clock at every phase."""
+RATE = 48_000
+INNER_LIPS = (13, 14)
+BROW_CHIN = (10, 152)
+UPSCALE = 2
+
+
+def stimulus(path: Path, seconds: float = 60.0) -> None:
+    """A WAV of speech bursts in silence: pieces of the shipped sample, each cut where a loud syllable begins."""
+    import importlib.resources
+
+    from visavis.clients.media import read_speech
+
+    pcm, rate = read_speech(Path(str(importlib.resources.files("visavis.engine"))) / "assets" / "speech.wav")
+    speech = np.interp(np.arange(0, len(pcm) / rate, 1 / RATE), np.arange(len(pcm)) / rate, pcm)
+    block = RATE // 100
+    loud = np.sqrt(np.mean(speech[: len(speech) // block * block].reshape(-1, block) ** 2, axis=1))
+    before = np.array([loud[max(0, k - 5) : k].max(initial=1.0) for k in range(len(loud))])
+    after = np.array([loud[k : k + 8].mean() for k in range(len(loud))])
+    order = np.argsort(-(after / (before + 0.02 * loud.max())))
+    starts: list[int] = []
+    for k in order:
+        fits = (k * block + int(BURST_S * RATE)) < len(speech)
+        if fits and after[k] > 0.4 * np.percentile(loud, 95) and all(abs(k - other) > 30 for other in starts):
+            starts.append(int(k))
+        if len(starts) == 6:
+            break
+    out = np.zeros(int(seconds * RATE))
+    length = int(BURST_S * RATE)
+    fade = np.minimum(1.0, np.minimum(np.arange(length) / (0.004 * RATE), np.arange(length)[::-1] / (0.03 * RATE)))
+    for n, at in enumerate(np.arange(0.5, seconds - CYCLE_S, CYCLE_S)):
+        k = starts[n % len(starts)] * block
+        begin = int(at * RATE)
+        piece = speech[k : k + length] * fade
+        out[begin : begin + length] = piece * (12_000 / max(1.0, np.abs(piece).max()))
+    _write_wav(path, out.astype(np.int16))
+
+
+def _write_wav(path: Path, pcm: Any) -> None:
+    import wave
+
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(pcm.astype("<i2").tobytes())
+
+
+@contextlib.asynccontextmanager
+async def server_process(arguments: Sequence[str] = ()) -> AsyncIterator[tuple[str, int]]:
+    """`visavis serve` on a free port, in a process of its own: (address, process id)."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "visavis.clients.cli", "serve", "--port", "0", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+        if "http://" not in line:
+            raise RuntimeError(f"the server did not start: {line!r}")
+        yield "http" + line.split("http", 1)[1].split()[0].removeprefix("http"), process.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used (Linux; NaN elsewhere)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def face_box(picture: Any) -> tuple[float, float, float]:
+    """Left, top and side of a square around the face, as shares of the shorter side of the picture (H, W, 3)."""
+    from visavis.engine.body.detect import find_face
+
+    marks = find_face(picture, None).landmarks[:468, :2]
+    low, high = marks.min(axis=0), marks.max(axis=0)
+    side = float((high - low).max() * 1.35)
+    shorter = min(picture.shape[:2])
+    x, y = ((low + high) / 2 - side / 2).clip(0, None)
+    return float(x) / shorter, float(y) / shorter, min(side, shorter) / shorter
+
+
+def lip_aperture(recording: Recording) -> FloatArray:
+    """(T,) distance of the inner lips by the height of the face, from landmarks of each received frame (NaN filled in)."""
+    import cv2
+
+    from visavis.engine.body.detect import FaceTracker
+
+    tracker = FaceTracker()
+    face = None
+    values = np.full(len(recording.crops), np.nan)
+    for k, crop in enumerate(recording.crops):
+        rgb = cv2.cvtColor(cv2.resize(crop, None, fx=UPSCALE, fy=UPSCALE, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2RGB)
+        face = (tracker.track(rgb, face) if face is not None else None) or tracker.detect(rgb)
+        if face is None:
+            continue
+        marks = face.landmarks[:, :2]
+        upper, lower = (marks[i] for i in INNER_LIPS)
+        top, chin = (marks[i] for i in BROW_CHIN)
+        values[k] = np.linalg.norm(lower - upper) / np.linalg.norm(chin - top)
+    good = np.isfinite(values)
+    if good.sum() < 2:
+        raise RuntimeError("no face was found in the received frames")
+    return np.interp(np.arange(len(values)), np.flatnonzero(good), values[good])
+
+
+def analyse(recording: Recording, aperture: FloatArray) -> dict[str, Any]:
+    """The figures of one recording."""
+    times, levels = recording.microphone.T
+    loud = np.percentile(levels, 97)
+    spoken = onsets(times, levels, 0.06 * loud, 0.3 * loud, 0.5)
+    rest, wide = np.percentile(aperture, 20), np.percentile(aperture, 97)
+    lips = onsets(
+        recording.shown, aperture, rest + 0.12 * (wide - rest), rest + 0.35 * (wide - rest), 0.3
+    )
+    delays = speech_to_lips_ms(spoken, lips)
+    lag, agreement = lag_ms(times, levels, recording.shown, aperture)
+    skew = recording.skew_ms()
+    last = [row["video"] for row in recording.stats if "video" in row][-1]
+    return {
+        "seconds": round(recording.seconds, 1),
+        "fps": round((len(recording.rtp) - 1) / float(recording.rtp[-1] - recording.rtp[0]), 2),
+        "on_time": round(recording.on_time_share(), 4),
+        "frames_received": last.get("received"),
+        "freezes": last.get("freezes"),
+        "bursts": len(spoken),
+        "bursts_answered": len(delays),
+        "speech_to_lips_ms": round(float(np.median(delays)), 1) if len(delays) else None,
+        "speech_to_lips_p95_ms": round(float(np.percentile(delays, 95)), 1) if len(delays) else None,
+        "lag_by_correlation_ms": round(lag, 1),
+        "correlation": round(agreement, 3),
+        "sound_after_picture_ms": round(float(np.median(skew)), 1) if len(skew) else None,
+        "sound_against_picture_p95_ms": round(float(np.percentile(np.abs(skew), 95)), 1) if len(skew) else None,
+    }
+
+
+async def _measure(args: argparse.Namespace) -> dict[str, Any]:
+    import cv2
+
+    with tempfile.TemporaryDirectory(prefix="visavis-latency-") as folder:
+        speech = Path(folder) / "bursts.wav"
+        stimulus(speech)
+        async with contextlib.AsyncExitStack() as stack:
+            serve = ["--lookahead", str(args.lookahead), "--size", str(args.size)]
+            url, pid = await stack.enter_async_context(server_process(serve))
+            picture = await _picture(url)
+            image = cv2.cvtColor(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            page = await stack.enter_async_context(chromium(speech))
+            first = await start_call(page, url + "/", "mic")
+            await asyncio.sleep(WARM_UP_S)
+            used = cpu_seconds(pid)
+            recording = await record(page, args.seconds, face_box(image))
+            used = cpu_seconds(pid) - used
+            await page.evaluate("document.getElementById('call').click()")
+    result = {"benchmark": "latency", "first_picture_ms": round(first * 1000, 1)}
+    aperture = lip_aperture(recording)
+    result |= analyse(recording, aperture)
+    result["server_cores"] = round(used / args.seconds, 3)
+    if args.strip:
+        save_strip(recording, args.strip)
+    if args.curves:
+        with args.curves.open("wb") as file:
+            np.savez(file, shown=recording.shown, rtp=recording.rtp, aperture=aperture, microphone=recording.microphone, voice=recording.voice)
+    return result
+
+
+async def _picture(url: str) -> bytes:
+    """The demo person at rest, once it is ready."""
+    async with aiohttp.ClientSession() as http:
+        for _ in range(600):
+            async with http.get(url + "/v1/avatars/demo/picture") as response:
+                if response.status == 200:
+                    return await response.read()
+            await asyncio.sleep(0.3)
+    raise RuntimeError("the demo person was not ready within three minutes")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(
+        prog="visavis bench latency",
+        description="Frame rate, speech-to-lips and audio-video offset of a call in headless Chromium.",
+        epilog="example: visavis bench latency --seconds 60",
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the measured part of the call (default: 60)")
+    parser.add_argument("--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)")
+    parser.add_argument("--size", type=int, default=512, help="side of the video in pixels (default: 512)")
+    parser.add_argument("--strip", type=Path, metavar="PNG", help="write a strip of received frames to look at")
+    parser.add_argument("--curves", type=Path, metavar="NPZ", help="write the measured curves")
+    args = parser.parse_args(argv)
+    if not 5 <= args.seconds <= 140:
+        parser.error(f"--seconds {args.seconds:g} must be from 5 to 140")
+    try:
+        result = asyncio.run(_measure(args))
+    except BrowserMissing as error:
+        print(f"visavis bench latency: {error}", file=sys.stderr)
+        return 2
+    for key, value in result.items():
+        print(f"{key:>30}  {value}")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""One real call in headless Chromium: a speech file as the microphone, the received frames measured.
+
+The page is used as a person would use it. On a machine without Chromium this test fails and says what to install.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from double import SIZE, DoubleEngine
+from serving import run, serving, settled
+from test_server_call import bursts
+
+from visavis.benchmarks.browser import chromium
+from visavis.benchmarks.browser_call import lag_ms, record, start_call
+
+pytestmark = pytest.mark.browser
+
+
+def openings(crops):
+    """Mouth openings (T,) in pixels of drawn faces: dark rows in the middle column of the lower half."""
+    middle = slice(int(crops.shape[2] * 0.47), int(crops.shape[2] * 0.53))
+    return (crops[:, crops.shape[1] // 2 :, middle] < 80).sum(axis=1).mean(axis=1) * SIZE / crops.shape[1]
+
+
+def test_a_call_in_chromium(tmp_path):
+    async def go():
+        async with serving(DoubleEngine(step_s=0.004)) as api:
+            async with chromium(bursts(tmp_path / "speech.wav", seconds=8.0)) as page:
+                first = await start_call(page, api.url + "/", "mic")
+                await asyncio.sleep(3.0)  # the browser's buffers find their depth
+                recording = await record(page, 12.0)
+                figures = await page.evaluate("['fps', 'delay', 'rtt'].map((k) => document.getElementById('f-' + k).textContent)")
+                muted = await page.evaluate("document.getElementById('voice').muted")
+                await page.evaluate("document.getElementById('call').click()")
+                await page.wait_for("document.getElementById('call-text').textContent === 'Start the call'")
+                for _ in range(50):
+                    if len(api.sessions) == 0:
+                        break
+                    await asyncio.sleep(0.1)
+                assert len(api.sessions) == 0, "hanging up ends the session"
+                errors = [line for line in page.console if line.startswith(("exception", "error"))]
+        assert await settled() == ([], [])
+        return recording, first, figures, muted, errors
+
+    recording, first, figures, muted, errors = run(go())
+    assert errors == []
+    assert first < 5.0
+    assert muted is True, "the caller's own voice does not come back over the loudspeaker unless asked for"
+    assert 24 <= float(figures[0]) <= 26 and float(figures[1]) > 0 and float(figures[2]) >= 0
+
+    assert 24.0 <= (len(recording.rtp) - 1) / (recording.rtp[-1] - recording.rtp[0]) <= 26.0
+
+    mouths = openings(recording.crops)
+    times, levels = recording.microphone.T
+    lag, agreement = lag_ms(times, levels, recording.shown, mouths)
+    assert agreement > 0.8 and 0 < lag < 450, (lag, agreement)
+    moved = np.interp(recording.shown - lag / 1000, times, levels)
+    speaking, resting = moved > 0.5 * levels.max(), moved < 0.05 * levels.max()
+    assert speaking.sum() > 50 and resting.sum() > 50
+    assert np.median(mouths[speaking]) > 4 * np.median(mouths[resting]), "the mouth moves with the speech and rests in the pauses"
+
+    skew = recording.skew_ms()
+    assert len(skew) > 5 and np.abs(np.median(skew)) <= 45, skew
+    voice_lag, agreement = lag_ms(recording.voice[:, 0], recording.voice[:, 1], recording.shown, mouths)
+    assert agreement > 0.7 and abs(voice_lag) < 120, (voice_lag, agreement)
+
+
+def test_the_page_says_what_stands_in_the_way(tmp_path):
+    async def go():
+        async with serving(demo=True, max_sessions=1) as api, chromium() as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled")
+            # no microphone on this machine
+            await page.evaluate("document.getElementById('mic').click()")
+            words = await page.wait_for("document.getElementById('alert-text').textContent")
+            assert "icrophone" in words
+            await page.evaluate("document.getElementById('call').click()")
+            await page.wait_for("!visavis.call")
+            # every session taken
+            for _ in range(50):
+                if len(api.sessions) == 0:
+                    break
+                await asyncio.sleep(0.1)
+            await api.session()
+            await page.evaluate("document.getElementById('call').click()")
+            await page.wait_for("document.getElementById('alert-text').textContent.includes('in use')")
+            assert await page.evaluate("document.getElementById('alert').getAttribute('role')") == "alert"
+            # by keyboard alone: everything can be reached, in order
+            reached = await page.evaluate(
+                "[...document.querySelectorAll('button, input, a')].filter((e) => e.offsetParent && !e.disabled && e.tabIndex < 0).length"
+            )
+            assert reached == 0
+            # a phone
+            await page.size(390, 844, 2, True)
+            assert await page.evaluate("document.documentElement.scrollWidth <= 390")
+            names = await page.evaluate(
+                "[...document.querySelectorAll('button')].filter((e) => !(e.textContent.trim() || e.getAttribute('aria-label'))).length"
+            )
+            assert names == 0
+
+    run(go())
+
+
+def test_a_photo_is_added_on_the_page_with_consent(tmp_path):
+    import cv2
+    from double import draw
+
+    cv2.imwrite(str(tmp_path / "me.png"), draw(0.0))
+
+    async def go():
+        async with serving(DoubleEngine(enroll_s=1.0)) as api, chromium() as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled", 20)
+            await page.send("DOM.enable")
+            root = (await page.send("DOM.getDocument"))["root"]["nodeId"]
+            field = (await page.send("DOM.querySelector", nodeId=root, selector="#photo"))["nodeId"]
+            await page.send("DOM.setFileInputFiles", nodeId=field, files=[str(tmp_path / "me.png")])
+            await page.wait_for("document.getElementById('consent').open")
+            assert await page.evaluate("document.getElementById('consent-ok').disabled"), "not without consent"
+            await page.evaluate("document.getElementById('consent-check').click()")
+            await page.evaluate("document.getElementById('consent-ok').click()")
+            await page.wait_for("document.querySelectorAll('.person').length === 2")
+            await page.wait_for("document.querySelectorAll('.person img').length === 2", 20)
+            entries = [e for e in api.avatars._entries.values() if not e.shared]
+            assert len(entries) == 1 and "agreed" in entries[0].avatar.consent
+            await page.evaluate("document.getElementById('call').click()")
+            await page.wait_for("visavis.call && visavis.call.state === 'live' && !visavis.video.hidden")
+
+    run(go())
