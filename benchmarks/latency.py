@@ -23,7 +23,6 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-
 from visavis.benchmarks.browser import BrowserMissing, chromium
 from visavis.benchmarks.browser_call import (
     FloatArray,
@@ -132,7 +131,6 @@ def face_box(picture: Any) -> tuple[float, float, float]:
 def lip_aperture(recording: Recording) -> FloatArray:
     """(T,) distance of the inner lips by the height of the face, from landmarks of each received frame (NaN filled in)."""
     import cv2
-
     from visavis.engine.body.detect import FaceTracker
 
     tracker = FaceTracker()

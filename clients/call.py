@@ -18,7 +18,6 @@ import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtcconfiguration import RTCBundlePolicy
-
 from visavis.clients.client import Client, ClientError, RemoteSession
 from visavis.clients.media import MovieWriter, Pcm, check_output, read_speech
 from visavis.engine.timing import FPS, PLAYBACK_RATE

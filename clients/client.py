@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 import aiohttp
-
 from visavis.engine.errors import VisavisError
 
 POLL_S = 0.3

@@ -15,7 +15,6 @@ import av
 import av.error
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.errors import AudioError, VideoError
 from visavis.engine.timing import FPS, PLAYBACK_RATE
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.clients.media import MovieWriter, Pcm, check_output, open_speech
 from visavis.engine.errors import AudioError
 from visavis.engine.motion.channels import MotionClip

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from aiohttp import web
-
 from visavis.server import encoders
 from visavis.server.avatars import AvatarStore
 from visavis.server.config import ServerConfig

@@ -23,7 +23,6 @@ from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
 from av.frame import Frame
 from av.video.frame import PictureType
-
 from visavis.engine.timing import FPS, PLAYBACK_RATE
 
 BITS_PER_PIXEL = 0.30
@@ -35,7 +34,12 @@ OPUS_BITRATE = 48_000
 OPUS_FRAME = PLAYBACK_RATE // 50
 """Samples in one Opus packet: 20 ms."""
 
-observe_encode: Callable[[float], None] = lambda seconds: None
+
+def _unobserved(seconds: float) -> None:
+    """Nobody measures."""
+
+
+observe_encode: Callable[[float], None] = _unobserved
 """Called with the time that each video frame took to encode (metrics)."""
 
 

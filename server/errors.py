@@ -6,7 +6,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
-
 from visavis.engine.errors import QueueFullError, VisavisError
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from aiohttp import WSMsgType, web
-
 from visavis.engine.errors import VisavisError
 from visavis.engine.timing import SAMPLE_RATE
 from visavis.server.errors import ApiError

@@ -17,7 +17,6 @@ import av
 import numpy as np
 import numpy.typing as npt
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-
 from visavis.engine.timing import FPS, PLAYBACK_RATE, PLAYBACK_SAMPLES_PER_FRAME
 from visavis.server.encoders import OPUS_FRAME
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import BodyPartReader, web
-
 from visavis.server.avatars import AvatarStore
 from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine

@@ -8,7 +8,6 @@ import secrets
 from urllib.parse import urlsplit
 
 from aiohttp import web
-
 from visavis.server.config import LOOPBACK_HOSTS, ServerConfig
 from visavis.server.errors import ApiError, Handler, error_response
 

@@ -11,7 +11,6 @@ import signal
 from pathlib import Path
 
 from aiohttp import web
-
 from visavis.engine.errors import VisavisError
 from visavis.server.app import create_app
 from visavis.server.config import ServerConfig

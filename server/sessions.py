@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.engine.errors import VisavisError
 from visavis.kernels import rgb_to_i420
 from visavis.server.avatars import AvatarStore

@@ -13,7 +13,6 @@ from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSession
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtcconfiguration import RTCBundlePolicy
 from aiortc.sdp import candidate_from_sdp
-
 from visavis.server import encoders
 from visavis.server.config import ServerConfig
 from visavis.server.errors import ApiError

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
 from visavis.engine.errors import AudioError, PhotoError, QueueFullError
 from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME, SAMPLE_RATE, SAMPLES_PER_FRAME
 from visavis.server.engines import VisavisEngine

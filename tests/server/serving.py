@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 from aiohttp.test_utils import TestServer
 from double import DoubleEngine
-
 from visavis.server.app import create_app
 from visavis.server.config import ServerConfig
 from visavis.server.routes import AVATARS, METRICS, SESSIONS
@@ -79,7 +78,7 @@ async def settled(seconds: float = 5.0) -> tuple[list[str], list[str]]:
             if t is not asyncio.current_task() and t.get_name().split("-")[0] in ("clock", "events", "speech", "connect", "drain")
         ]
         threads = engine_threads()
-        if not tasks and not threads or loop.time() > deadline:
+        if (not tasks and not threads) or loop.time() > deadline:
             return tasks, threads
         await asyncio.sleep(0.05)
 

@@ -12,7 +12,6 @@ import pytest
 from double import SIZE, DoubleEngine
 from serving import run, serving, settled
 from test_server_call import bursts
-
 from visavis.benchmarks.browser import chromium
 from visavis.benchmarks.browser_call import lag_ms, record, start_call
 
@@ -27,21 +26,21 @@ def openings(crops):
 
 def test_a_call_in_chromium(tmp_path):
     async def go():
-        async with serving(DoubleEngine(step_s=0.004)) as api:
-            async with chromium(bursts(tmp_path / "speech.wav", seconds=8.0)) as page:
-                first = await start_call(page, api.url + "/", "mic")
-                await asyncio.sleep(3.0)  # the browser's buffers find their depth
-                recording = await record(page, 12.0)
-                figures = await page.evaluate("['fps', 'delay', 'rtt'].map((k) => document.getElementById('f-' + k).textContent)")
-                muted = await page.evaluate("document.getElementById('voice').muted")
-                await page.evaluate("document.getElementById('call').click()")
-                await page.wait_for("document.getElementById('call-text').textContent === 'Start the call'")
-                for _ in range(50):
-                    if len(api.sessions) == 0:
-                        break
-                    await asyncio.sleep(0.1)
-                assert len(api.sessions) == 0, "hanging up ends the session"
-                errors = [line for line in page.console if line.startswith(("exception", "error"))]
+        speech = bursts(tmp_path / "speech.wav", seconds=8.0)
+        async with serving(DoubleEngine(step_s=0.004)) as api, chromium(speech) as page:
+            first = await start_call(page, api.url + "/", "mic")
+            await asyncio.sleep(3.0)  # the browser's buffers find their depth
+            recording = await record(page, 12.0)
+            figures = await page.evaluate("['fps', 'delay', 'rtt'].map((k) => document.getElementById('f-' + k).textContent)")
+            muted = await page.evaluate("document.getElementById('voice').muted")
+            await page.evaluate("document.getElementById('call').click()")
+            await page.wait_for("document.getElementById('call-text').textContent === 'Start the call'")
+            for _ in range(50):
+                if len(api.sessions) == 0:
+                    break
+                await asyncio.sleep(0.1)
+            assert len(api.sessions) == 0, "hanging up ends the session"
+            errors = [line for line in page.console if line.startswith(("exception", "error"))]
         assert await settled() == ([], [])
         return recording, first, figures, muted, errors
 

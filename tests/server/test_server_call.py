@@ -11,7 +11,6 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from double import opening
 from serving import run, serving, settled
-
 from visavis.clients.call import call
 from visavis.clients.client import ClientError
 

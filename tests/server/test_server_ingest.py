@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import run, serving
-
 from visavis.server.ingest import Append, Clear, Commit, Configure, MessageError, parse_binary, parse_text
 
 

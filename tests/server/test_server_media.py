@@ -13,9 +13,14 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from double import draw
 from hypothesis import given
 from hypothesis import strategies as st
-
 from visavis.kernels import rgb_to_i420
-from visavis.server.encoders import LowDelayH264Encoder, LowDelayVp8Encoder, RateControl, get_encoder, start_bitrate
+from visavis.server.encoders import (
+    LowDelayH264Encoder,
+    LowDelayVp8Encoder,
+    RateControl,
+    get_encoder,
+    start_bitrate,
+)
 from visavis.server.rtp import SpeechJitterBuffer, StampMapper, ntp_timestamp, unix_time
 
 

@@ -8,7 +8,6 @@ import threading
 import numpy as np
 from double import DoubleEngine
 from serving import run, serving, settled
-
 from visavis.server.metrics import Metrics
 from visavis.server.publisher import FRAME_S
 from visavis.server.sessions import LiveSession, Playback
@@ -123,7 +122,7 @@ def test_a_viewer_that_does_not_keep_up_loses_the_oldest_frames():
 
 def test_microphone_blocks_are_bounded_and_taken_in_by_the_clock():
     async def go():
-        session, engine = await live()
+        session, _ = await live()
         for _ in range(500):
             session.push_live(np.full(960, 4000, np.int16), 48000)
         assert len(session._live) == 50
