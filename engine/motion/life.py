@@ -189,8 +189,8 @@ class Life:
         kick = state.rng.standard_normal(6).astype(np.float32)
         slow = np.float32(_DT / 1.6)
         state.wander += -slow * state.wander + np.sqrt(2 * slow) * kick
-        speaking, energy = np.float32(state.energy), 0.35 + 0.65 * state.energy
-        scale = np.array([1.6, 2.6, 1.5], np.float32) * np.float32(_DEGREE * energy)
+        speaking, energy = np.float32(state.energy), 0.3 + 0.7 * state.energy
+        scale = np.array([2.2, 3.7, 2.0], np.float32) * np.float32(_DEGREE * energy)
         targets = np.concatenate([state.wander[:3] * scale, state.wander[3:] * np.float32(0.0022 * energy)])
         # Eyes that look aside take the head along a little.
         targets[1] += 0.25 * state.gaze.target[0]

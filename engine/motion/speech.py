@@ -27,6 +27,8 @@ SPEECH_CHANNELS: tuple[str, ...] = (
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "speech.onnx"
 MAX_LOOKAHEAD = 2
+FORGET = 15
+"""Frames at rest after which the recurrent state starts anew."""
 CONTEXT = 8
 """Features before the current frame's four that the network's first layers see."""
 
@@ -60,6 +62,8 @@ class SpeechState:
     """Voice activity of the frames not yet answered for."""
     gate: float = 0.0
     """0 = mouth at rest, 1 = as the network says."""
+    rest: int = 0
+    """Frames since the mouth came to rest."""
 
 
 @dataclass
@@ -106,6 +110,10 @@ class SpeechToFace:
         state.context, state.hidden = out["next_context"], out["next_hidden"]
         state.heard.append(self._vad.push(samples))
         self._move_gate(float(out["voice"][0, 0]))
+        state.rest = state.rest + 1 if state.gate == 0 else 0
+        if state.rest == FORGET:
+            # Training knows sequences of four seconds: what was said before a pause must not linger for minutes.
+            state.hidden, state.rest = np.zeros_like(state.hidden), 0
         return spread(out["face"][0] * np.float32(state.gate))
 
     def _move_gate(self, voice: float) -> None:

@@ -531,6 +531,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--spoken", type=Path, help="synthetic speech, made by engine.training.voices")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument(
+        "--amplitude",
+        type=float,
+        default=1.2,
+        help="at export: all channels times this; the mean of what lips might do is smaller than what they do",
+    )
+    parser.add_argument(
         "--export", type=Path, help="folder to write speech.onnx and speech.safetensors to, from --out"
     )
     for name, value in asdict(Settings()).items():
@@ -542,6 +548,7 @@ def main(arguments: list[str] | None = None) -> None:
         saved = torch.load(finished if finished.exists() else args.out / "checkpoint.pt", weights_only=True)
         net = SpeechNet(saved["settings"]["width"], 0.0)
         net.load_state_dict(saved["ema"])
+        net.gain.mul_(args.amplitude)
         export(net, args.export)
         print(json.dumps(describe(args.export)))
         return
