@@ -45,34 +45,43 @@ UPSCALE = 2
 
 
 def stimulus(path: Path, seconds: float = 60.0) -> None:
-    """A WAV of speech bursts in silence: pieces of the shipped sample, each cut where a loud syllable begins."""
+    """A WAV of speech bursts in silence: pieces of the shipped sample, each cut where a syllable begins that opens the mouth at once
+    (by the engine's own network run offline: lips that are slow by nature would be taken for latency)."""
     import importlib.resources
 
     from visavis.clients.media import read_speech
 
     pcm, rate = read_speech(Path(str(importlib.resources.files("visavis.engine"))) / "assets" / "speech.wav")
     speech = np.interp(np.arange(0, len(pcm) / rate, 1 / RATE), np.arange(len(pcm)) / rate, pcm)
-    block = RATE // 100
-    loud = np.sqrt(np.mean(speech[: len(speech) // block * block].reshape(-1, block) ** 2, axis=1))
-    before = np.array([loud[max(0, k - 5) : k].max(initial=1.0) for k in range(len(loud))])
-    after = np.array([loud[k : k + 8].mean() for k in range(len(loud))])
-    order = np.argsort(-(after / (before + 0.02 * loud.max())))
-    starts: list[int] = []
-    for k in order:
-        fits = (k * block + int(BURST_S * RATE)) < len(speech)
-        if fits and after[k] > 0.4 * np.percentile(loud, 95) and all(abs(k - other) > 30 for other in starts):
-            starts.append(int(k))
-        if len(starts) == 6:
-            break
-    out = np.zeros(int(seconds * RATE))
     length = int(BURST_S * RATE)
     fade = np.minimum(1.0, np.minimum(np.arange(length) / (0.004 * RATE), np.arange(length)[::-1] / (0.03 * RATE)))
+    pieces = []
+    for begin in range(0, len(speech) - length, RATE // 20):
+        piece = speech[begin : begin + length]
+        onset = np.abs(piece[: RATE // 25]).mean()
+        if onset > 0.6 * np.abs(piece).mean() and np.abs(piece).mean() > 0.5 * np.abs(speech).mean():
+            piece = piece * fade * (12_000 / np.abs(piece).max())
+            pieces.append((_opens_after(piece), len(pieces), piece))
+    pieces.sort()
+    out = np.zeros(int(seconds * RATE))
     for n, at in enumerate(np.arange(0.5, seconds - CYCLE_S, CYCLE_S)):
-        k = starts[n % len(starts)] * block
-        begin = int(at * RATE)
-        piece = speech[k : k + length] * fade
-        out[begin : begin + length] = piece * (12_000 / max(1.0, np.abs(piece).max()))
+        out[int(at * RATE) :][:length] = pieces[n % min(4, len(pieces))][2]
     _write_wav(path, out.astype(np.int16))
+
+
+def _opens_after(piece: Any) -> tuple[int, float]:
+    """How many frames after a burst's onset the jaw has opened half its way, and minus that way; for sorting."""
+    from visavis.engine.audio.resample import Resampler
+    from visavis.engine.motion.channels import INDEX
+    from visavis.engine.motion.speech import SpeechToFace
+
+    network = SpeechToFace(lookahead=2)
+    silence = np.zeros(16_000, np.float32)
+    heard = np.concatenate([silence, Resampler(RATE, 16_000).push((piece / 32768).astype(np.float32)), silence[:3200]])
+    jaw = np.array([network.push(block)[INDEX["jawOpen"]] for block in heard[: len(heard) // 640 * 640].reshape(-1, 640)])
+    jaw = jaw[25 + network.lookahead :] - jaw[: 25 + network.lookahead].max()
+    way = float(jaw.max())
+    return int(np.argmax(jaw > 0.5 * way)), -way
 
 
 def _write_wav(path: Path, pcm: Any) -> None:
@@ -190,13 +199,14 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         async with contextlib.AsyncExitStack() as stack:
             serve = ["--lookahead", str(args.lookahead), "--size", str(args.size)]
             url, pid = await stack.enter_async_context(server_process(serve))
-            picture = await _picture(url)
-            image = cv2.cvtColor(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            image = cv2.imdecode(np.frombuffer(await _picture(url), np.uint8), cv2.IMREAD_COLOR)
+            if image is None:
+                raise RuntimeError("the server's picture of the person cannot be read")
             page = await stack.enter_async_context(chromium(speech))
             first = await start_call(page, url + "/", "mic")
             await asyncio.sleep(WARM_UP_S)
             used = cpu_seconds(pid)
-            recording = await record(page, args.seconds, face_box(image))
+            recording = await record(page, args.seconds, face_box(image[:, :, ::-1].copy()))
             used = cpu_seconds(pid) - used
             await page.evaluate("document.getElementById('call').click()")
     result = {"benchmark": "latency", "first_picture_ms": round(first * 1000, 1)}

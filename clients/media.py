@@ -60,7 +60,7 @@ def open_speech(path: str | Path) -> Iterator[Speech]:
 
 
 def _blocks(path: Path, container: Any, rate: int) -> Iterator[Pcm]:
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+    resampler: Any = av.AudioResampler(format="s16", layout="mono", rate=rate)
     decoded = False
     frames = container.decode(audio=0)
     while True:

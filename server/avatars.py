@@ -7,7 +7,6 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,11 +76,11 @@ class AvatarStore:
             if photo is None:
                 log.warning("the demo photo is not installed")
             else:
-                self._enqueue(DEMO_ID, "Astronaut", lambda: photo, "Public domain", None, shared=True)
+                self._enqueue(DEMO_ID, "Astronaut", photo, "Public domain", None, shared=True)
         for path in self._config.avatars:
             key = "p" + hashlib.sha256(str(path).encode()).hexdigest()[:12]
             consent = "Given by whoever started the server"
-            self._enqueue(key, path.stem, lambda path=path: path, consent, None, shared=True)
+            self._enqueue(key, path.stem, path, consent, None, shared=True)
 
     def listed(self) -> list[Entry]:
         """The people that everybody may choose."""
@@ -113,7 +112,7 @@ class AvatarStore:
                 503, "busy", "Other photos are being prepared; try again in a moment.", {"Retry-After": "10"}
             )
         self._make_room()
-        return self._enqueue(secrets.token_urlsafe(16), name, lambda: photo, consent, face, shared=False)
+        return self._enqueue(secrets.token_urlsafe(16), name, photo, consent, face, shared=False)
 
     async def remove(self, avatar_id: str) -> None:
         """Forget a person. ApiError 403 for those that the server offers to everybody."""
@@ -133,27 +132,26 @@ class AvatarStore:
         self,
         key: str,
         name: str,
-        source: Callable[[], bytes | Path],
+        photo: bytes | Path,
         consent: str,
         face: int | None,
         *,
         shared: bool,
     ) -> Entry:
         entry = self._entries[key] = Entry(key, name, shared)
-        task = asyncio.create_task(self._prepare(entry, source, consent, face), name=f"enroll-{key}")
+        task = asyncio.create_task(self._prepare(entry, photo, consent, face), name=f"enroll-{key}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return entry
 
     async def _prepare(
-        self, entry: Entry, source: Callable[[], bytes | Path], consent: str, face: int | None
+        self, entry: Entry, photo: bytes | Path, consent: str, face: int | None
     ) -> None:
         def progress(stage: str, share: float) -> None:
             entry.stage, entry.progress = stage, min(1.0, max(entry.progress, share))
 
         def work() -> tuple[Any, bytes]:
             entry.state = "enrolling"
-            photo = source()
             if isinstance(photo, Path) and photo.suffix.lower() == ".avatar":
                 avatar = self._engine.load(photo)
             else:
@@ -171,7 +169,8 @@ class AvatarStore:
         try:
             avatar, picture = await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except VisavisError as error:
-            entry.state, entry.error = "failed", {"code": error.code, "message": str(error)}
+            message = str(error).replace(str(photo), photo.name) if isinstance(photo, Path) else str(error)
+            entry.state, entry.error = "failed", {"code": error.code, "message": message}
         except asyncio.CancelledError:
             raise
         except Exception:

@@ -123,7 +123,7 @@ class LowDelayVp8Encoder(_RateControlled, Vp8Encoder):
         payloads = self._packetize(data, self.picture_id)
         self.picture_id = (self.picture_id + 1) % (1 << 15)
         observe_encode(time.perf_counter() - began)
-        assert frame.pts is not None
+        assert frame.pts is not None and frame.time_base is not None
         return payloads, convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
 
     @staticmethod

@@ -185,7 +185,8 @@ async def enroll_avatar(request: web.Request) -> web.Response:
 
 
 async def _read_form(request: web.Request, config: ServerConfig) -> tuple[bytes, dict[str, str]]:
-    photo, fields = b"", {}
+    photo = b""
+    fields: dict[str, str] = {}
     try:
         reader = await request.multipart()
         for _ in range(16):
