@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
 from visavis import kernels
 
 

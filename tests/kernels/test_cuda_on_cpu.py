@@ -1,0 +1,254 @@
+"""The CUDA sources run on the CPU, thread by thread in shuffled orders, and give what the CPU kernels give."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from visavis import kernels
+from visavis.engine.audio import mel
+
+CUDA = Path(__file__).resolve().parents[2] / "kernels" / "cuda"
+SEEDS = (0, 1, 2)
+several = settings(max_examples=12, deadline=None, derandomize=True)
+
+
+def build(folder: Path, source: str = "", replace: tuple[str, str] | None = None) -> Path:
+    """Compiles the .cu files (or one, with a text replaced) for the CPU."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++")
+    files = [CUDA / source] if source else sorted(CUDA.glob("*.cu"))
+    if replace is not None:
+        text = files[0].read_text()
+        assert replace[0] in text, f"{source} no longer holds {replace[0]!r}"
+        files = [folder / source]
+        files[0].write_text(text.replace(*replace))
+    out = folder / "libcuda_on_cpu.so"
+    sanitize = ["-fsanitize=address,undefined"] if os.environ.get("VISAVIS_LIBRARY_DIR") else []
+    command = [
+        compiler,
+        "-x",
+        "c++",
+        "-std=c++17",
+        "-O1",
+        "-g1",
+        "-ffp-contract=off",
+        "-shared",
+        "-fPIC",
+        *sanitize,
+    ]
+    command += ["-Wno-unknown-pragmas", "-I", str(CUDA), "-o", str(out), *map(str, files)]
+    subprocess.run(command, check=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def cuda(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return ctypes.CDLL(str(build(tmp_path_factory.mktemp("cuda"))))
+
+
+def pointer(array: np.ndarray | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 zeros whose memory begins at a multiple of 16 bytes, as device memory does."""
+    n = int(np.prod(shape))
+    raw = np.zeros(n + 16, np.uint8)
+    start = -raw.ctypes.data % 16
+    return raw[start : start + n].reshape(shape)
+
+
+def run_yuv(cuda: ctypes.CDLL, rgb: np.ndarray, mask: np.ndarray | None, nv12: bool) -> np.ndarray:
+    slots, height, width, _ = rgb.shape
+    source, out = aligned(rgb.shape), aligned((slots, height * 3 // 2, width))
+    source[...] = rgb
+    out[...] = 77
+    assert (
+        cuda.vvc_rgb_to_yuv(pointer(source), pointer(out), pointer(mask), slots, width, height, nv12, None)
+        == 0
+    )
+    return out
+
+
+@several
+@given(st.integers(0, 2**32 - 1), st.integers(1, 24), st.integers(1, 20), st.integers(1, 3), st.booleans())
+def test_rgb_to_yuv(cuda: ctypes.CDLL, seed: int, columns: int, rows: int, slots: int, wide: bool) -> None:
+    rng = np.random.default_rng(seed)
+    width, height = 16 * columns if wide else 2 * columns, 2 * rows
+    rgb = rng.integers(0, 256, (slots, height, width, 3), dtype=np.uint8)
+    mask = rng.integers(0, 2, slots, dtype=np.uint8) if rng.random() < 0.7 else None
+    area = width * height
+    for order in SEEDS:
+        cuda.cuda_on_cpu_seed(order)
+        i420, nv12 = (run_yuv(cuda, rgb, mask, format) for format in (False, True))
+        for slot in range(slots):
+            if mask is not None and not mask[slot]:
+                assert (i420[slot] == 77).all() and (nv12[slot] == 77).all()
+                continue
+            expected = kernels.rgb_to_i420(rgb[slot]).ravel()
+            np.testing.assert_array_equal(i420[slot].ravel(), expected)
+            u, v = expected[area:].reshape(2, -1)
+            np.testing.assert_array_equal(nv12[slot].ravel()[:area], expected[:area])
+            np.testing.assert_array_equal(nv12[slot].ravel()[area:], np.stack([u, v], -1).ravel())
+
+
+class PoseSlot(ctypes.Structure):
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in ("rest", "basis", "weights", "coefficients", "joints", "screen")),
+        *((n, ctypes.c_float) for n in ("fx", "fy", "cx", "cy")),
+    ]
+
+
+@several
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(0, 20), st.integers(1, 9), st.integers(1, 3)
+)
+def test_pose(cuda: ctypes.CDLL, seed: int, v: int, k: int, j: int, slots: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, 2, slots, dtype=np.uint8)
+    keep, expected, screens = [], [], []
+    table = (PoseSlot * slots)()
+    for slot in range(slots):
+        rest = rng.uniform(-0.2, 0.2, (v, 3)).astype(np.float32)
+        basis = (rng.standard_normal((k, v, 3)) * 0.01).astype(np.float16)
+        weights = rng.random((v, j)).astype(np.float32)
+        joints = (np.eye(3, 4) + rng.normal(0, 0.05, (j, 3, 4))).astype(np.float32)
+        joints[:, 2, 3] += 1.5
+        coefficients = (rng.standard_normal(k) * (rng.random(k) < 0.7)).astype(np.float32)
+        camera = (900.0, 950.0, 250.0 + slot, 260.0)
+        expected.append(kernels.PoseRig(rest, basis, weights).pose(coefficients, joints, camera))
+        arrays = [rest.T, basis.transpose(0, 2, 1), weights.T, coefficients, joints]
+        arrays = [np.ascontiguousarray(a) for a in arrays] + [np.full((v, 3), -7, np.float32)]
+        keep.append(arrays)
+        screens.append(arrays[-1])
+        table[slot] = PoseSlot(*(a.ctypes.data for a in arrays), *camera)
+    for order in SEEDS:
+        cuda.cuda_on_cpu_seed(order)
+        for screen in screens:
+            screen[:] = -7
+        assert cuda.vvc_pose(table, pointer(mask), slots, v, k, j, None) == 0
+        for on, screen, wanted in zip(mask, screens, expected, strict=True):
+            np.testing.assert_array_equal(screen, wanted if on else np.full_like(wanted, -7))
+
+
+def test_pose_refuses_what_it_cannot_hold(cuda: ctypes.CDLL) -> None:
+    assert cuda.vvc_pose(None, None, 1, 10, 10_000, 1, None) == 1
+
+
+class MelTables(ctypes.Structure):
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in ("window", "cosine", "sine", "first", "bin", "weights")),
+        *((n, ctypes.c_float) for n in ("scale", "floor")),
+    ]
+
+
+def mel_tables() -> tuple[MelTables, list[np.ndarray]]:
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(400) + 0.5) / 400)).astype(np.float32)
+    angle = -2 * np.pi * np.arange(256) / 512
+    filters = mel.mel_filters()
+    first, bins, weights = [0], [], []
+    for band in filters.T:
+        on = np.flatnonzero(band)
+        bins.append(int(on[0]))
+        weights += band[on[0] : on[-1] + 1].tolist()
+        first.append(len(weights))
+    arrays = [window, np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)]
+    arrays += [np.array(first, np.int32), np.array(bins, np.int32), np.array(weights, np.float32)]
+    scale = 4 / float(window.sum()) ** 2
+    return MelTables(*(a.ctypes.data for a in arrays), scale, mel.FLOOR), arrays
+
+
+def run_mel(cuda: ctypes.CDLL, sound: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """sound (frames, slots, 640), masks (frames, slots) -> (frames, slots, 4, 80); -1 where a slot did not run."""
+    tables, keep = mel_tables()
+    state = np.zeros((sound.shape[1], 240), np.float32)
+    out = np.full((*sound.shape[:2], 4, 80), -1, np.float32)
+    for frame, mask, features in zip(sound, masks, out, strict=True):
+        frame, mask = np.ascontiguousarray(frame), np.ascontiguousarray(mask)
+        code = cuda.vvc_log_mel(
+            ctypes.byref(tables),
+            pointer(frame),
+            pointer(state),
+            pointer(features),
+            pointer(mask),
+            len(mask),
+            None,
+        )
+        assert code == 0
+    del keep
+    return out
+
+
+def test_log_mel_is_the_stream_that_the_product_hears(cuda: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(0)
+    time = np.arange(4 * 640)[:, None] / 16000
+    tones = np.sin(2 * np.pi * time * np.array([180.0, 2400.0])) * 0.3 + rng.normal(0, 0.01, (4 * 640, 2))
+    sound = tones.astype(np.float32).reshape(4, 640, 2).transpose(0, 2, 1)
+    masks = np.array([[1, 1], [1, 0], [0, 1], [1, 1]], np.uint8)
+    for order in SEEDS:
+        cuda.cuda_on_cpu_seed(order)
+        out = run_mel(cuda, sound, masks)
+        for slot in range(2):
+            stream = mel.LogMel()
+            for k in range(4):
+                if masks[k, slot]:
+                    np.testing.assert_allclose(out[k, slot], stream.push(sound[k, slot]), atol=2e-3)
+                else:
+                    assert (out[k, slot] == -1).all()
+
+
+def caught(cuda: ctypes.CDLL) -> bool:
+    """Whether the product's numbers and these differ under any of a few thread orders."""
+    sound = np.random.default_rng(1).normal(0, 0.1, (1, 1, 640)).astype(np.float32)
+    wanted = mel.LogMel().push(sound[0, 0])
+    for order in SEEDS:
+        cuda.cuda_on_cpu_seed(order)
+        if not np.allclose(run_mel(cuda, sound, np.ones((1, 1), np.uint8))[0, 0], wanted, atol=2e-3):
+            return True
+    return False
+
+
+def remove_barrier(text: str, n: int) -> tuple[str, str]:
+    """The text around the n-th barrier of a source, and the same without it."""
+    lines = text.split("\n")
+    at = [i for i, line in enumerate(lines) if line.strip() == "__syncthreads();"][n]
+    before = "\n".join(lines[at - 2 : at + 1])
+    return before, "\n".join(lines[at - 2 : at])
+
+
+@pytest.mark.parametrize("barrier", range(4))
+def test_a_deleted_barrier_is_caught(barrier: int, tmp_path: Path) -> None:
+    change = remove_barrier((CUDA / "log_mel.cu").read_text(), barrier)
+    assert caught(ctypes.CDLL(str(build(tmp_path, "log_mel.cu", change))))
+
+
+def in_a_process(body: Callable[[Path], None], path: Path) -> subprocess.CompletedProcess[str]:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import {Path(__file__).stem} as t; "
+    )
+    code += f"from pathlib import Path; t.{body.__name__}(Path({str(path)!r}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def run_broken_mel(path: Path) -> None:
+    caught(ctypes.CDLL(str(path)))
+
+
+def test_a_divergent_barrier_aborts(tmp_path: Path) -> None:
+    text = (CUDA / "log_mel.cu").read_text()
+    before = "    for (int i = tid; i <= kFft / 2; i += kThreads) power[i]"
+    assert before in text
+    library = build(tmp_path, "log_mel.cu", (before, "    if (tid == 3) return;\n" + before))
+    result = in_a_process(run_broken_mel, library)
+    assert result.returncode != 0 and "a barrier that some threads never reach" in result.stderr
