@@ -72,6 +72,7 @@ def test_the_kernels_are_clean_under_the_sanitizers(tmp_path: Path) -> None:
         "LD_PRELOAD": " ".join(runtime),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
+        "VISAVIS_TEST_EXAMPLES": "8",
         "OPENBLAS_NUM_THREADS": "1",
     }
     command = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from visavis import kernels
 from visavis.kernels import Mesh, Target
 
 SIZE = 32
-several = settings(max_examples=25, deadline=None, derandomize=True)
+EXAMPLES = int(os.environ.get("VISAVIS_TEST_EXAMPLES", "25"))
+several = settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -240,7 +242,7 @@ bad_numbers = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=4 * EXAMPLES, deadline=None, derandomize=True)
 @given(seeds, st.lists(bad_numbers, min_size=36, max_size=36))
 def test_broken_vertices_leave_the_rest_alone(seed: int, numbers: list[float]) -> None:
     rng = np.random.default_rng(seed)
