@@ -13,12 +13,14 @@ import numpy.typing as npt
 from visavis.engine.avatar import PIVOTS, Avatar
 from visavis.engine.body.detect import Face, PoseDetector, find_face
 from visavis.engine.body.fit import Camera, fit_landmarks
+from visavis.engine.body.meet import meet_landmarks
 from visavis.engine.body.model import load_body
 from visavis.engine.body.photo import load_photo
-from visavis.engine.body.surface import build_surface, meet_landmarks
+from visavis.engine.body.surface import build_surface
 from visavis.engine.errors import PhotoError
-from visavis.engine.video.interior import clear_openings, eye_layer, mouth_layers
+from visavis.engine.video.interior import clear_openings, eye_layer
 from visavis.engine.video.matte import person_matte, split_layers
+from visavis.engine.video.mouth import mouth_layers
 
 Bytes = npt.NDArray[np.uint8]
 FACE_SHARE = 0.36
@@ -123,10 +125,12 @@ def crop_to_person(
     def resample(image: Bytes) -> Bytes:
         if scale < 1:  # area averaging first: no aliasing when shrinking
             region = image[int(y0) : int(y0) + round(crop_height), int(x0) : int(x0) + round(crop_width)]
-            return cv2.resize(region, (out_width, out_height), interpolation=cv2.INTER_AREA)
-        return cv2.warpAffine(
-            image, matrix, (out_width, out_height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
+            return np.asarray(
+                cv2.resize(region, (out_width, out_height), interpolation=cv2.INTER_AREA), np.uint8
+            )
+        flags, border = cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
+        warped = cv2.warpAffine(image, matrix, (out_width, out_height), flags=flags, borderMode=border)
+        return np.asarray(warped, np.uint8)
 
     shift = np.array([x0, y0, 0], np.float32)
     box = replace(

@@ -79,7 +79,7 @@ def load_body() -> BodyModel:
             bones=tuple(str(name) for name in data["bones"]),
             landmark_triangle=data["landmark_triangle"],
             landmark_bary=np.where(
-                data["landmark_known"][:, None], data["landmark_bary"], np.float32([1, 0, 0])
+                data["landmark_known"][:, None], data["landmark_bary"], np.array([1, 0, 0], np.float32)
             ),
             landmark_known=data["landmark_known"],
         )

@@ -13,8 +13,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.body.fit import FACE_OVAL, FLIP, Fit, Float64
+from visavis.engine.body.meet import FittedHead
 from visavis.engine.body.model import BodyModel, FloatArray, IntArray, load_body, rotation_matrix
-from visavis.engine.body.seams import Chain, boundary_loops, openings
+from visavis.engine.body.seams import Chain, Opening, boundary_loops, openings
+from visavis.engine.body.triangulate import (
+    delaunay,
+    grid_around,
+    largest_piece,
+    patches,
+    peel_spikes,
+    relax,
+    smoothstep,
+)
 from visavis.engine.motion.channels import ARKIT
 
 BONES = ("neck", "head", "clavicleLeft", "clavicleRight")
@@ -68,102 +78,6 @@ class Surface:
     face_of: IntArray  # body vertex of each face vertex (first F vertices)
 
 
-@dataclass(frozen=True)
-class FittedHead:
-    """The body model in world axes after the fit and the smooth residual: vertices (Vb, 3), joints (J, 3), units (52, Vb, 3)."""
-
-    vertices: Float64
-    joints: Float64
-    units: Float64
-    up: Float64
-    residual_px: float
-
-
-def _kernel(a: Float64, b: Float64, sigma: float) -> Float64:
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.exp(-np.sqrt(np.maximum(squared, 0)) / sigma)
-
-
-def _spread(at: Float64, values: Float64, to: Float64, sigma: float, ridge: float = 1e-3) -> Float64:
-    """Radial interpolation of `values` (n, 3) known `at` (n, 3) `to` other points, fading to zero away from them."""
-    gram = _kernel(at, at, sigma)
-    gram[np.diag_indices_from(gram)] += ridge
-    return _kernel(to, at, sigma) @ np.linalg.solve(gram, values)
-
-
-def _smooth_chain(values: Float64, rounds: int = 2) -> Float64:
-    out = values.copy()
-    for _ in range(rounds):
-        out[1:-1] = 0.25 * out[:-2] + 0.5 * out[1:-1] + 0.25 * out[2:]
-    return out
-
-
-def _margin_targets(chain: Chain, landmarks: Float64) -> Float64:
-    """Where the photo shows the vertices of a margin: (n, 2) pixels."""
-    marks = landmarks[list(chain.landmarks), :2]
-    return _smooth_chain(
-        np.stack([np.interp(chain.parameter, chain.landmark_parameter, marks[:, k]) for k in range(2)], 1)
-    )
-
-
-def meet_landmarks(fit: Fit, landmarks: FloatArray, *, closed_gap: float = 0.035) -> FittedHead:
-    """Displace the fitted body smoothly so that it meets the landmarks (478, 3) and its lip and lid margins the photo's.
-
-    Lips nearer than `closed_gap` of the mouth's width are taken as closed.
-    """
-    body = load_body()
-    marks = landmarks.astype(np.float64)
-    shaped = body.vertices + np.tensordot(fit.shape, body.shape, 1)
-    joints = body.joints + np.tensordot(fit.shape, body.shape_joints, 1)
-    posed = shaped + np.tensordot(fit.expression, body.units, 1)
-    turn = rotation_matrix(fit.rotation)
-    world = (fit.to_camera(posed)) @ FLIP.T
-    known = body.landmark_known.copy()
-    known[468:] = False
-    rest = body.vertices.astype(np.float64)
-    head = body.part_vertices("skin")
-
-    def to_pixels(points: Float64) -> Float64:
-        return fit.camera.project(points @ FLIP.T)
-
-    def displacement(points: Float64, target: Float64) -> Float64:
-        wanted = np.zeros_like(points)
-        wanted[:, :2] = (target - to_pixels(points)) * (-points[:, 2:] / fit.camera.focal) * [1, -1]
-        return wanted
-
-    for _ in range(2):
-        at = body.at_landmarks(world.astype(np.float32)).astype(np.float64)[known]
-        source = body.at_landmarks(body.vertices).astype(np.float64)[known]
-        world[head] += _spread(source, displacement(at, marks[known, :2]), rest[head], 0.03, 0.02)
-    for opening in openings():
-        upper, lower = (_margin_targets(c, marks) for c in (opening.upper, opening.lower))
-        if opening.name == "mouth":
-            width = float(np.linalg.norm(upper[-1] - upper[0]))
-            span = np.linspace(0, 1, 41)
-            both = [
-                np.stack([np.interp(span, c.parameter, t[:, k]) for k in range(2)], 1)
-                for c, t in ((opening.upper, upper), (opening.lower, lower))
-            ]
-            gap = float((both[1] - both[0])[10:31, 1].mean())
-            if gap < closed_gap * width:
-                middle = (both[0] + both[1]) / 2
-                upper, lower = (
-                    np.stack([np.interp(c.parameter, span, middle[:, k]) for k in range(2)], 1)
-                    for c in (opening.upper, opening.lower)
-                )
-        ids = np.concatenate([opening.upper.vertices, opening.lower.vertices[1:-1]])
-        target = np.concatenate([upper, lower[1:-1]])
-        target[0] = (upper[0] + lower[0]) / 2
-        target[len(upper) - 1] = (upper[-1] + lower[-1]) / 2
-        world[head] += _spread(rest[ids], displacement(world[ids], target), rest[head], 0.004, 1e-4)
-    at = body.at_landmarks(world.astype(np.float32)).astype(np.float64)
-    error = np.linalg.norm(to_pixels(at) - marks[:, :2], axis=1)[known]
-    rotate = FLIP @ FLIP @ turn  # model to world is the head's rotation alone
-    units = body.units.astype(np.float64) @ rotate.T
-    world_joints = fit.to_camera(joints) @ FLIP.T
-    return FittedHead(world, world_joints, units, rotate @ np.array([0.0, 1.0, 0.0]), float(error.mean()))
-
-
 def face_triangles(body: BodyModel) -> IntArray:
     """Skin triangles inside MediaPipe's face oval seen from the front, slightly widened: (n, 3) body vertex indices."""
     marks = body.at_landmarks(body.vertices)
@@ -179,60 +93,6 @@ def face_triangles(body: BodyModel) -> IntArray:
         ]
     )
     return skin[inside & (centroid[:, 2] > -0.06)]
-
-
-def _largest_piece(triangles: IntArray) -> IntArray:
-    label = np.arange(int(triangles.max()) + 1)
-    while True:
-        low = label[triangles].min(1)
-        before = label.copy()
-        for k in range(3):
-            np.minimum.at(label, triangles[:, k], low)
-        label = label[label]
-        if (before == label).all():
-            break
-    names, count = np.unique(label[triangles[:, 0]], return_counts=True)
-    return triangles[label[triangles[:, 0]] == names[count.argmax()]]
-
-
-def _delaunay(points: npt.NDArray[np.float32]) -> IntArray:
-    """Delaunay triangles (n, 3) of distinct 2-D points (P, 2)."""
-    low, high = points.min(0) - 10, points.max(0) + 10
-    subdivision = cv2.Subdiv2D(
-        (int(low[0]), int(low[1]), int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1)
-    )
-    known: dict[tuple[float, float], int] = {}
-    for k, (x, y) in enumerate(points):
-        subdivision.insert((float(x), float(y)))
-        known[(float(x), float(y))] = k
-    found = []
-    for x0, y0, x1, y1, x2, y2 in subdivision.getTriangleList():
-        corners = [known.get((float(x), float(y))) for x, y in ((x0, y0), (x1, y1), (x2, y2))]
-        if None not in corners:
-            found.append(corners)
-    return np.array(found, np.int32)
-
-
-def _relax(
-    values: Float64,
-    triangles: IntArray,
-    fixed: npt.NDArray[np.bool_],
-    target: Float64 | None,
-    pull: Float64 | float,
-    rounds: int,
-) -> Float64:
-    """Screened Laplace smoothing over a mesh by damped Jacobi steps; `fixed` vertices keep their value."""
-    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
-    edges = np.unique(np.sort(edges, 1), axis=0)
-    n = len(values)
-    degree = np.bincount(edges.ravel(), minlength=n).astype(np.float64)
-    out = values.copy()
-    goal = out if target is None else target
-    for _ in range(rounds):
-        total = np.bincount(edges[:, 0], out[edges[:, 1]], n) + np.bincount(edges[:, 1], out[edges[:, 0]], n)
-        new = (total + pull * goal) / np.maximum(degree + pull, 1e-9)
-        out = np.where(fixed, out, new)
-    return out
 
 
 def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.NDArray[np.uint8]) -> Surface:
@@ -255,8 +115,8 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     at_margin = ((centroid[:, None] - body.vertices[margin_vertices][None]) ** 2).sum(-1).min(1) < 0.010**2
     # and so must the underside of the nose
     nose = (np.abs(centroid[:, 0]) < 0.024) & (np.abs(centroid[:, 1] + 0.035) < 0.02) & (facing > -0.6)
-    face = _largest_piece(face[(facing > 0.3) | at_margin | nose])
-    face = _peel_spikes(face, margin_vertices)
+    face = largest_piece(face[(facing > 0.3) | at_margin | nose])
+    face = peel_spikes(face, margin_vertices)
     loops = boundary_loops(face)
     margin_sets = [set(np.concatenate([o.upper.vertices, o.lower.vertices]).tolist()) for o in openings()]
     rim, fans = loops[0], []
@@ -264,8 +124,8 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
         if not any(len(set(loop) & m) > 0.6 * len(loop) for m in margin_sets):
             fans += [[loop[0], loop[k + 1], loop[k]] for k in range(1, len(loop) - 1)]
     face = np.concatenate([face, np.array(fans, np.int32).reshape(-1, 3)])
-    face_ids, face = np.unique(face, return_inverse=True)
-    face = face.reshape(-1, 3).astype(np.int32)
+    face_ids, inverse = np.unique(face, return_inverse=True)
+    face = inverse.reshape(-1, 3).astype(np.int32)
     local = {int(v): k for k, v in enumerate(face_ids)}
     rim_local = np.array([local[v] for v in rim], np.int32)
     face_world = head.vertices[face_ids]
@@ -294,7 +154,7 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     )
     outer_px = points[keep].astype(np.float32)
     all_px = np.concatenate([polygon, outer_px]).astype(np.float32)
-    mesh = _delaunay(all_px)
+    mesh = delaunay(all_px)
     middle_px = all_px[mesh].mean(1)
     outside = np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), False) < 0 for x, y in middle_px])
     # A rim edge that the triangulation lacks is straddled by triangles: those with an edge's middle outside stay,
@@ -317,7 +177,7 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     n_all = n_face + len(outer_px)
     triangles = np.concatenate([face, ring_mesh]).astype(np.int32)
     uv_all = np.concatenate([face_px, outer_px])
-    triangles = np.concatenate([triangles, _patches(triangles, uv_all, 2.5 * spacing, margin_sets, face_ids)])
+    triangles = np.concatenate([triangles, patches(triangles, uv_all, 2.5 * spacing, margin_sets, face_ids)])
     uv = np.concatenate([face_px, outer_px]).astype(np.float64)
 
     # Skinning weights along the neck.
@@ -329,7 +189,7 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     neck_px = fit.camera.project(bone["neck"] @ FLIP.T)
     neck_y = max(float(neck_px[1]), chin_y + 0.22 * face_height)
     t = (uv[:, 1] - chin_y) / (neck_y - chin_y)
-    smooth = _smoothstep
+    smooth = smoothstep
     on_face = np.arange(n_all) < n_face
     centre_x = float(neck_px[0])
     face_x = float(landmarks[:468, 0].mean())
@@ -338,8 +198,8 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     beside = smooth(0.62, 1.05, np.abs(uv[:, 0] - axis) / face_height) * smooth(-0.75, -0.1, t)
     head_weight = np.where(on_face, 1.0, (1 - smooth(-0.25, 0.75, t)) * (1 - beside))
     neck_weight = np.where(on_face, 1.0, (1 - smooth(0.1, 1.15, t)) * (1 - beside))
-    head_weight = _relax(head_weight, triangles, on_face, head_weight, 1.5, 12)
-    neck_weight = np.maximum(_relax(neck_weight, triangles, on_face, neck_weight, 1.5, 12), head_weight)
+    head_weight = relax(head_weight, triangles, on_face, head_weight, 1.5, 12)
+    neck_weight = np.maximum(relax(neck_weight, triangles, on_face, neck_weight, 1.5, 12), head_weight)
     shoulder = (
         smooth(0.25, 0.9, np.abs(uv[:, 0] - centre_x) / face_height) * (1 - neck_weight) * smooth(0.2, 0.9, t)
     )
@@ -357,7 +217,7 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
         far + 0.35 * (float(np.median(rim_z[rim_local])) - far) * head_weight
     )  # a shallower relief tears and smears less
     z0 = np.concatenate([rim_z, far[n_face:]])
-    z = _relax(z0, triangles, on_face, far, (spacing / (0.4 * face_height)) ** 2 * 2, 300)
+    z = relax(z0, triangles, on_face, far, (spacing / (0.4 * face_height)) ** 2 * 2, 300)
     world = np.zeros((n_all, 3))
     world[:, 2] = z
     world[:, 0] = (uv[:, 0] - cx) / focal * -z
@@ -397,61 +257,6 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     )  # fmt: skip
 
 
-def _patches(
-    triangles: IntArray, px: Float64, size: float, margin_sets: list[set[int]], face_ids: IntArray
-) -> IntArray:
-    """Fans (n, 3) over small holes that two triangulations left between them; openings of the face stay open."""
-    fans = []
-    for loop in boundary_loops(triangles)[1:]:
-        own = {int(face_ids[v]) for v in loop if v < len(face_ids)}
-        if np.ptp(px[loop], axis=0).max() > size or any(len(own & m) > 0.6 * len(loop) for m in margin_sets):
-            continue
-        fans += [[loop[0], loop[k + 1], loop[k]] for k in range(1, len(loop) - 1)]
-    return np.array(fans, np.int32).reshape(-1, 3)
-
-
-def grid_around(polygon: npt.NDArray[np.float32], step: float, reach: float) -> Float64:
-    """Points (n, 2) on two rings outside a closed polygon, `step` and `reach` pixels away."""
-    from itertools import pairwise
-
-    rings = []
-    loop = np.concatenate([polygon, polygon[:1]]).astype(np.float64)
-    length = np.concatenate([[0], np.cumsum([float(np.linalg.norm(q - p)) for p, q in pairwise(loop)])])
-    centre = polygon.mean(0)
-    for away in (step, reach):
-        at = np.arange(0, length[-1], away * 1.1)
-        x, y = (np.interp(at, length, loop[:, k]) for k in range(2))
-        outward = np.stack([x, y], 1) - centre
-        outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-        rings.append(np.stack([x, y], 1) + outward * away)
-    return np.round(np.concatenate(rings) * 16) / 16
-
-
-def _smoothstep(low: float, high: float, x: Float64) -> Float64:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def _peel_spikes(triangles: IntArray, margins: IntArray) -> IntArray:
-    """Drop triangles that hang on the rim by one vertex or stick out with two free edges, so that the rim is one simple loop.
-
-    Edges along the openings (`margins`) are not the rim's.
-    """
-    for _ in range(20):
-        edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1)
-        _, inverse, count = np.unique(edges, axis=0, return_inverse=True, return_counts=True)
-        on_rim = (count[inverse.ravel()] == 1) & ~np.isin(edges, margins).all(1)
-        free = on_rim.reshape(3, -1).sum(0)
-        # a vertex where more than two free edges meet joins two loops: remove its free triangles
-        single = edges[on_rim]
-        meets = np.bincount(single.ravel(), minlength=int(triangles.max()) + 1)
-        drop = (free >= 2) | ((meets[triangles] > 2).any(1) & (free >= 1))
-        if not drop.any():
-            break
-        triangles = _largest_piece(triangles[~drop])
-    return triangles
-
-
 def _flag_margins(
     triangles: IntArray, n_face: int, seams: tuple[Seam, ...], rim: IntArray
 ) -> npt.NDArray[np.uint8]:
@@ -473,9 +278,8 @@ def _flag_margins(
     return (single * [1, 2, 4]).sum(1).astype(np.uint8)
 
 
-def _seam(opening: object, local: dict[int, int], head: FittedHead, body: BodyModel) -> Seam:
-    upper, lower = opening.upper, opening.lower  # type: ignore[attr-defined]
-    name: str = opening.name  # type: ignore[attr-defined]
+def _seam(opening: Opening, local: dict[int, int], head: FittedHead, body: BodyModel) -> Seam:
+    upper, lower, name = opening.upper, opening.lower, opening.name
     rest = body.vertices.astype(np.float64)
     face_ids = np.array(sorted(local, key=local.__getitem__))
     sigma = 0.005 if name == "mouth" else 0.0045

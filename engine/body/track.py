@@ -56,7 +56,7 @@ def read_frames(path: Path) -> Iterator[tuple[Bytes, float]]:
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             for frame in container.decode(stream):
-                yield frame.to_ndarray(format="rgb24"), rate
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), rate
     except VideoError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:

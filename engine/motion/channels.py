@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +94,9 @@ class MotionClip:
 
     def save(self, path: str | Path) -> None:
         """Write `.npz` with `motion`, `channels`, `fps` (and `confidence`)."""
-        extra = {} if self.confidence is None else {"confidence": self.confidence.astype(np.float32)}
+        extra: dict[str, Any] = {}
+        if self.confidence is not None:
+            extra["confidence"] = self.confidence.astype(np.float32)
         with open(path, "wb") as file:
             np.savez_compressed(
                 file,

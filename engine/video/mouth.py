@@ -1,0 +1,249 @@
+"""The inside of the mouth: cavity, tongue, teeth.
+
+Built from the body model's proportions and shaded by the person's light; where the photo shows teeth, those pixels are kept and stay
+with the skull.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from visavis.engine.body.fit import FLIP, Fit, Float64
+from visavis.engine.body.meet import FittedHead
+from visavis.engine.body.model import IntArray, load_body, rotation_matrix
+from visavis.engine.body.surface import Seam, Surface
+from visavis.engine.motion.channels import ARKIT
+from visavis.engine.video.interior import (
+    JAW_UNITS,
+    Bytes,
+    Layer,
+    fill_polygon,
+    grid_triangles,
+    opening_polygon,
+)
+
+
+def skin_light(photo: Bytes, fit: Fit, head: FittedHead) -> Float64:
+    """Median colour of the cheeks (3,) in 0..1: how bright and how warm the person's light is."""
+    body = load_body()
+    marks = body.at_landmarks(head.vertices.astype(np.float32)).astype(np.float64)[
+        [50, 101, 118, 280, 330, 347, 205, 425]
+    ]
+    px = np.clip(fit.camera.project(marks @ FLIP.T), 0, [photo.shape[1] - 1, photo.shape[0] - 1]).astype(int)
+    return np.median(photo[px[:, 1], px[:, 0]].astype(np.float64), 0) / 255
+
+
+def _sheet(
+    turn: Float64,
+    name: str,
+    points: Float64,
+    uv: Float64,
+    triangles: IntArray,
+    texture: Bytes,
+    jaw: Float64,
+    part: str,
+) -> Layer:
+    """A layer of the mouth from points (V, 3) in the head's own axes; `jaw` (4, 3) or (4, V, 3) by JAW_UNITS."""
+    jaw_field = np.broadcast_to(jaw[:, None, :] if jaw.ndim == 2 else jaw, (4, len(points), 3))
+    return Layer(
+        name, "", load_body().part_id(part), (points @ turn.T).astype(np.float32), uv.astype(np.float32), triangles, texture,
+        np.ascontiguousarray(jaw_field, np.float32), np.zeros(len(points), np.float32), np.zeros(3, np.float32),
+    )  # fmt: skip
+
+
+def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> list[Layer]:
+    """Cavity, tongue, lower teeth, upper teeth and the photo's own teeth, back to front; empty when the mouth is not on the surface."""
+    seam = next((s for s in surface.seams if s.name == "mouth"), None)
+    if seam is None:
+        return []
+    body = load_body()
+    turn = rotation_matrix(fit.rotation)
+    light = skin_light(photo, fit, head)
+    brightness = float(np.clip(light.max() * 1.08, 0.25, 1.0))
+    tint = light / light.max()
+    tint = 0.75 + 0.25 * tint / tint.mean()
+    jaw_deltas = np.stack([head.units[ARKIT.index(name)] for name in JAW_UNITS])
+    lower_ids = body.part_vertices("lowerTeeth")
+    jaw_mean = jaw_deltas[:, lower_ids].mean(1)  # (4, 3)
+
+    # The lips' line at rest, in the head's own axes.
+    rest = surface.vertices.astype(np.float64) + np.tensordot(
+        surface.rest_motion.astype(np.float64), surface.units, 1
+    )
+    line = np.concatenate([rest[seam.upper], rest[seam.lower]]) @ turn
+    front = float(line[:, 2].max())
+    centre = np.array([line[:, 0].mean(), 0, 0])
+    upper_line = rest[seam.upper] @ turn
+    lip_y = float(np.median(upper_line[len(upper_line) // 4 : -len(upper_line) // 4, 1]))
+    width = float(np.ptp(line[:, 0]))
+    now = np.concatenate([surface.vertices[seam.upper], surface.vertices[seam.lower]]) @ turn
+    lower_y = float(np.median((surface.vertices[seam.lower] @ turn)[4:-4, 1]))
+    open_by = float(np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]) - lower_y)
+
+    layers = []
+    # Cavity: a sheet behind everything, nearly black with warm edges.
+    half = 0.52 * max(width, float(np.ptp(now[:, 0])))
+    gx, gy = np.meshgrid(np.linspace(-half, half, 5), np.linspace(0.012, -0.055, 7))
+    points = np.stack([centre[0] + gx.ravel(), lip_y + gy.ravel(), np.full(gx.size, front - 0.030)], 1)
+    shade = np.linspace(0.9, 0.5, 32)[:, None, None] * np.array([0.17, 0.055, 0.05]) * 255 * brightness * tint
+    cavity = np.dstack([np.broadcast_to(shade, (32, 32, 3)), np.full((32, 32), 255)]).astype(np.uint8)
+    uv = np.stack(
+        [
+            np.linspace(1, 31, 5)[None].repeat(7, 0).ravel(),
+            np.linspace(1, 31, 7)[:, None].repeat(5, 1).ravel(),
+        ],
+        1,
+    )
+    layers.append(
+        _sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "background")
+    )
+
+    layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), brightness * tint, jaw_deltas))
+    for name, part, jaw in (
+        ("lowerTeeth", "lowerTeeth", jaw_mean),
+        ("upperTeeth", "upperTeeth", np.zeros((4, 3))),
+    ):
+        upper = name == "upperTeeth"
+        # biting edges: the upper a little below the lips' line at rest, the lower behind the lower lip
+        edge = lip_y - 0.0022 if upper else min(lip_y - 0.0045, lower_y - 0.0015)
+        if upper and open_by > 0.003:
+            continue  # the photo shows this person's own
+        points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
+        points = points + [centre[0], 0, front - (0.0055 if upper else 0.0085)]
+        layers.append(
+            _sheet(turn, name, points, uv, triangles, _teeth_texture(upper, brightness, tint), jaw, part)
+        )
+    if open_by > 0.0008:
+        layers.append(_photo_teeth(photo, surface, seam, fit, front, turn))
+    return layers
+
+
+def _dental_arch(edge: float, upper: bool, size: float) -> tuple[Float64, Float64, IntArray]:
+    """A curved sheet in head axes, x about 0, front at z = 0: the visible face of one dental arch, 512 x 64 texture."""
+    angle = np.linspace(-1.25, 1.25, 21)
+    a, b = 0.027 * size, 0.034 * size
+    x, z = a * np.sin(angle), -b * (1 - np.cos(angle))
+    height = 0.0125 * size
+    ys = np.linspace(edge + height, edge, 4) if upper else np.linspace(edge, edge - height, 4)
+    points = np.stack([np.tile(x, 4), np.repeat(ys, 21), np.tile(z, 4)], 1)
+    arc = np.concatenate([[0], np.cumsum(np.hypot(np.diff(x), np.diff(z)))])
+    u = arc / arc[-1] * 510 + 1
+    uv = np.stack([np.tile(u, 4), np.repeat(np.linspace(1, 63, 4), 21)], 1)
+    return points, uv, grid_triangles(4, 21)
+
+
+def _teeth_texture(upper: bool, brightness: float, tint: Float64) -> Bytes:
+    """RGBA (64, 512): a row of teeth with rounded edges on gums; alpha cuts their silhouette."""
+    widths = np.array([8.6, 6.8, 7.6, 7.0, 6.8, 9.5]) if upper else np.array([5.4, 6.0, 6.9, 7.1, 7.2, 9.5])
+    # distance along the arch from the middle, in millimetres: half an ellipse of the sheet above
+    theta = np.linspace(0, 1.25, 400)
+    size = 0.96 if upper else 0.86
+    arc = np.concatenate(
+        [[0], np.cumsum(np.hypot(np.diff(27 * size * np.sin(theta)), np.diff(34 * size * np.cos(theta))))]
+    )
+    total = float(arc[-1])
+    s = np.abs(np.linspace(-total, total, 512))
+    ends = np.cumsum(widths)
+    tooth = np.clip(np.searchsorted(ends, s), 0, len(widths) - 1)
+    start = np.concatenate([[0], ends])[tooth]
+    within = np.clip((s - start) / widths[tooth], 0, 1) * 2 - 1  # -1..1 across a tooth
+    v = (np.arange(64) + 0.5) / 64  # 0 at the top of the sheet
+    along = v if upper else 1 - v  # 0 at the gum, 1 at the biting edge
+    length = (
+        np.array([0.97, 0.90, 0.96, 0.88, 0.85, 0.82])[tooth]
+        if upper
+        else np.array([0.90, 0.92, 0.97, 0.92, 0.88, 0.86])[tooth]
+    )
+    tip = length - 0.10 * np.abs(within) ** 5 - 0.02 * within**2
+    alpha = np.clip((tip[None] - along[:, None]) * 40 + 0.5, 0, 1)
+    gum_line = 0.30 + 0.10 * np.abs(within) ** 3
+    gum = np.clip((gum_line[None] - along[:, None]) * 25 + 0.5, 0, 1)
+    gap = 1 - (0.25 if upper else 0.18) * np.exp(-(((1 - np.abs(within)) * widths[tooth] / 0.55) ** 2))
+    curve = 1 - 0.16 * within**2
+    depth = np.clip(1.02 - (s / total) ** 1.4 * 0.78, 0.1, 1)  # the back lies in the cheeks' shade
+    # the lower row stands in the lower lip's shade
+    vertical = (0.80 if upper else 0.70) + (0.20 if upper else 0.26) * np.clip((along - 0.25) / 0.6, 0, 1)
+    enamel = np.array([0.86, 0.82, 0.745]) * brightness * tint
+    flesh = np.array([0.55, 0.27, 0.26]) * brightness * tint
+    white = enamel * (gap * curve * depth)[None, :, None] * vertical[:, None, None]
+    pink = flesh * depth[None, :, None] * np.ones((64, 1, 1))
+    colour = white * (1 - gum[..., None]) + pink * gum[..., None]
+    return np.dstack([np.clip(colour, 0, 1) * 255, alpha * 255]).astype(np.uint8)
+
+
+def _tongue(
+    head: FittedHead,
+    turn: Float64,
+    front: float,
+    lip_y: float,
+    middle: float,
+    light: Float64,
+    jaw_deltas: Float64,
+) -> Layer:
+    """The body model's tongue as a shaded blob: colour baked a vertex into a strip texture."""
+    body = load_body()
+    ids = body.part_vertices("tongue")
+    local = {int(v): k for k, v in enumerate(ids)}
+    triangles = np.array(
+        [[local[int(v)] for v in t] for t in body.triangles[body.part == body.part_id("tongue")]], np.int32
+    )
+    points = head.vertices[ids] @ turn
+    points[:, 0] += middle - points[:, 0].mean()
+    points[:, 1] += (lip_y - 0.0045) - points[:, 1].max()
+    points[:, 2] += (front - 0.0135) - points[:, 2].max()
+    normal = np.zeros_like(points)
+    n = np.cross(
+        points[triangles[:, 1]] - points[triangles[:, 0]], points[triangles[:, 2]] - points[triangles[:, 0]]
+    )
+    for k in range(3):
+        np.add.at(normal, triangles[:, k], n)
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
+    inward = np.clip((points[:, 2] - points[:, 2].min()) / np.ptp(points[:, 2]), 0, 1) ** 1.5
+    shade = (0.35 + 0.65 * np.clip(normal @ np.array([0.1, 0.75, 0.65]), 0, 1)) * (0.25 + 0.75 * inward)
+    strip = np.linspace(0, 1, 64)[:, None] * np.array([0.66, 0.33, 0.31]) * light * 255
+    texture = np.dstack([np.broadcast_to(strip[None], (4, 64, 3)), np.full((4, 64), 255)]).astype(np.uint8)
+    uv = np.stack([np.clip(shade * 63, 0.5, 63.5), np.full(len(ids), 2.0)], 1)
+    return _sheet(turn, "tongue", points, uv, triangles, texture, jaw_deltas[:, ids], "tongue")
+
+
+def _photo_teeth(photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: float, turn: Float64) -> Layer:
+    """What the photo shows between parted lips, as a sheet that stays with the skull."""
+    polygon = opening_polygon(seam, surface.uv.astype(np.float64))
+    low, high = polygon.min(0), polygon.max(0)
+    margin = 0.12 * float(high[0] - low[0])
+    x0, y0 = np.floor(low - margin).astype(int)
+    x1, y1 = np.ceil(high + margin).astype(int)
+    size = (int(y1 - y0), int(x1 - x0))
+    rows, columns = (
+        np.clip(np.arange(y0, y1), 0, photo.shape[0] - 1),
+        np.clip(np.arange(x0, x1), 0, photo.shape[1] - 1),
+    )
+    crop = photo[np.ix_(rows, columns)].copy()
+    inside = fill_polygon(polygon - [x0, y0], size)
+    safe = cv2.erode(inside, np.ones((3, 3))) > 0.95
+    if safe.sum() < 8:
+        safe = inside > 0.5
+    filled = cv2.inpaint(crop, (~safe).astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    keep = cv2.dilate(inside, np.ones((3, 3)))[..., None]
+    colour = crop * keep + filled * (1 - keep)
+    # towards the upper lip the sheet goes on under it; at the sides and below it fades into the cavity
+    reach = max(1.5, 0.05 * float(high[1] - low[1]))
+    soft = cv2.GaussianBlur(cv2.dilate(inside, np.ones((3, 3))), (0, 0), reach * 0.5)
+    up = cv2.dilate(inside, np.ones((2 * int(2 * reach) + 1, 1), np.uint8))
+    yy = np.arange(size[0])[:, None] + y0
+    middle = np.interp(np.arange(size[1]) + x0, polygon[: len(seam.upper), 0], polygon[: len(seam.upper), 1])[
+        None
+    ]
+    alpha = np.maximum(cv2.dilate(inside, np.ones((3, 3))), np.where(yy < middle + 2, up, soft))
+    texture = np.dstack([np.clip(colour, 0, 255), np.clip(alpha, 0, 1) * 255]).astype(np.uint8)
+    nx, ny = 9, 5
+    gx, gy = np.meshgrid(np.linspace(x0, x1, nx), np.linspace(y0, y1, ny))
+    # on the plane of the front teeth, in head axes
+    axis = turn[:, 2]
+    plane = front - 0.004
+    ray = np.stack([(gx.ravel() - fit.camera.cx) / fit.camera.focal, -(gy.ravel() - fit.camera.cy) / fit.camera.focal,
+                    -np.ones(gx.size)], 1)  # fmt: skip
+    points = ray * (plane / (ray @ axis))[:, None]
+    uv = np.stack([gx.ravel() - x0, gy.ravel() - y0], 1)
+    still = np.zeros((4, 3))
+    return _sheet(turn, "photoTeeth", points @ turn, uv, grid_triangles(ny, nx), texture, still, "upperTeeth")
