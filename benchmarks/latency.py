@@ -55,7 +55,7 @@ def stimulus(path: Path, seconds: float = 60.0) -> None:
     speech = np.interp(np.arange(0, len(pcm) / rate, 1 / RATE), np.arange(len(pcm)) / rate, pcm)
     length = int(BURST_S * RATE)
     fade = np.minimum(1.0, np.minimum(np.arange(length) / (0.004 * RATE), np.arange(length)[::-1] / (0.03 * RATE)))
-    pieces = []
+    pieces: list[tuple[tuple[int, float], int, Any]] = []
     for begin in range(0, len(speech) - length, RATE // 20):
         piece = speech[begin : begin + length]
         onset = np.abs(piece[: RATE // 25]).mean()
@@ -198,6 +198,8 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         stimulus(speech)
         async with contextlib.AsyncExitStack() as stack:
             serve = ["--lookahead", str(args.lookahead), "--size", str(args.size)]
+            if args.avatar:
+                serve += ["--no-demo", "--avatar", str(args.avatar)]
             url, pid = await stack.enter_async_context(server_process(serve))
             image = cv2.imdecode(np.frombuffer(await _picture(url), np.uint8), cv2.IMREAD_COLOR)
             if image is None:
@@ -205,14 +207,19 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
             page = await stack.enter_async_context(chromium(speech))
             first = await start_call(page, url + "/", "mic")
             await asyncio.sleep(WARM_UP_S)
-            used = cpu_seconds(pid)
+            before, used = await server_metrics(url), cpu_seconds(pid)
             recording = await record(page, args.seconds, face_box(image[:, :, ::-1].copy()))
-            used = cpu_seconds(pid) - used
+            after, used = await server_metrics(url), cpu_seconds(pid) - used
             await page.evaluate("document.getElementById('call').click()")
     result = {"benchmark": "latency", "first_picture_ms": round(first * 1000, 1)}
     aperture = lip_aperture(recording)
     result |= analyse(recording, aperture)
     result["server_cores"] = round(used / args.seconds, 3)
+    passed = {name: after[name] - before[name] for name in after}
+    frames = max(1.0, passed["visavis_frames_total"])
+    result["server_step_ms"] = round(1000 * passed["visavis_step_seconds_sum"] / frames, 2)
+    result["server_encode_ms"] = round(1000 * passed["visavis_encode_seconds_sum"] / frames, 2)
+    result["server_late_frames"] = int(passed["visavis_late_frames_total"] + passed["visavis_skipped_frames_total"])
     if args.strip:
         save_strip(recording, args.strip)
     if args.curves:
@@ -221,15 +228,26 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+async def server_metrics(url: str) -> dict[str, float]:
+    """The server's counters by name."""
+    async with aiohttp.ClientSession() as http, http.get(url + "/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] not in ("#", ""))}
+
+
 async def _picture(url: str) -> bytes:
-    """The demo person at rest, once it is ready."""
+    """The first person that the server offers, at rest, once it is ready."""
     async with aiohttp.ClientSession() as http:
-        for _ in range(600):
-            async with http.get(url + "/v1/avatars/demo/picture") as response:
-                if response.status == 200:
+        for _ in range(400):
+            async with http.get(url + "/v1/avatars") as response:
+                person = (await response.json())["avatars"][0]
+            if person["state"] == "failed":
+                raise RuntimeError(f"the person could not be prepared: {person['error']['message']}")
+            if person["state"] == "ready":
+                async with http.get(f"{url}/v1/avatars/{person['id']}/picture") as response:
                     return await response.read()
             await asyncio.sleep(0.3)
-    raise RuntimeError("the demo person was not ready within three minutes")
+    raise RuntimeError("the person was not ready within two minutes")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -242,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the measured part of the call (default: 60)")
     parser.add_argument("--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)")
     parser.add_argument("--size", type=int, default=512, help="side of the video in pixels (default: 512)")
+    parser.add_argument("--avatar", type=Path, metavar="A.avatar|PHOTO", help="whom to show (default: the demo person)")
     parser.add_argument("--strip", type=Path, metavar="PNG", help="write a strip of received frames to look at")
     parser.add_argument("--curves", type=Path, metavar="NPZ", help="write the measured curves")
     args = parser.parse_args(argv)
