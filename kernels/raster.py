@@ -81,6 +81,8 @@ class Mesh:
                 raise ValueError("rest_depth: must be finite and > 0")
         if not (np.isfinite(uv).all() and np.isfinite(attr).all()):
             raise ValueError("uv, attr: must be finite")
+        if not 0 <= uv_margin <= MAX_TEXTURE:
+            raise ValueError(f"uv_margin: 0..{MAX_TEXTURE} texels, got {uv_margin}")
         self.n_vertices = n
         self.n_triangles = t
         self.handle = lib.vv_mesh_create(

@@ -185,15 +185,19 @@ class Pool {
   pid_t owner_ = getpid();
 };
 
-// Which triangles fetch opaque texels only: counts the others in each triangle's reach with a summed-area table.
-void mark_solid(Mesh& m) {
+// What each triangle can fetch: opaque texels only, invisible ones only, or both; from summed-area tables over the texels
+// that are not opaque and over those that can be seen.
+void classify(Mesh& m) {
   const int w = m.tex_width, h = m.tex_height;
-  std::vector<int32_t> sum(static_cast<size_t>(w + 1) * (h + 1), 0);
+  const size_t s = static_cast<size_t>(w) + 1;
+  std::vector<int32_t> not_opaque(s * (h + 1), 0), seen(s * (h + 1), 0);
   for (int y = 0; y < h; ++y)
     for (int x = 0; x < w; ++x) {
-      const int32_t clear = m.texture[static_cast<size_t>(y + kPad) * m.tex_stride + 4 * (x + kPad) + 3] != 255;
-      const size_t i = static_cast<size_t>(y) * (w + 1) + x;
-      sum[i + w + 2] = clear + sum[i + w + 1] + sum[i + 1] - sum[i];
+      const uint8_t alpha = m.texture[static_cast<size_t>(y + kPad) * m.tex_stride + 4 * (x + kPad) + 3];
+      const size_t i = static_cast<size_t>(y) * s + x;
+      not_opaque[i + s + 1] = (alpha != 255) + not_opaque[i + s] + not_opaque[i + 1] - not_opaque[i];
+      // Texels of alpha 1 sum to less than 1.5 under any weights: what is fetched from them is discarded.
+      seen[i + s + 1] = (alpha > 1) + seen[i + s] + seen[i + 1] - seen[i];
     }
   // Texels from one before to two past the position, where the position may be rounded up by 1/512.
   const auto first = [](float lo, float margin, int n) {
@@ -204,7 +208,7 @@ void mark_solid(Mesh& m) {
     const double x = std::floor(static_cast<double>(hi) + margin - 0.49) + 3;
     return static_cast<size_t>(x > n ? n : x < 1 ? 1 : x);
   };
-  m.solid.resize(m.n_triangles);
+  m.kind.resize(m.n_triangles);
   for (int t = 0; t < m.n_triangles; ++t) {
     const float *a = &m.uv[2 * m.triangles[3 * t]], *b = &m.uv[2 * m.triangles[3 * t + 1]],
                 *c = &m.uv[2 * m.triangles[3 * t + 2]];
@@ -212,8 +216,10 @@ void mark_solid(Mesh& m) {
     const size_t x1 = end(std::fmax(a[0], std::fmax(b[0], c[0])), m.uv_margin, w);
     const size_t y0 = first(std::fmin(a[1], std::fmin(b[1], c[1])), m.uv_margin, h);
     const size_t y1 = end(std::fmax(a[1], std::fmax(b[1], c[1])), m.uv_margin, h);
-    const size_t s = w + 1;
-    m.solid[t] = sum[y1 * s + x1] - sum[y0 * s + x1] - sum[y1 * s + x0] + sum[y0 * s + x0] == 0;
+    const auto none = [&](const std::vector<int32_t>& sum) {
+      return sum[y1 * s + x1] - sum[y0 * s + x1] - sum[y1 * s + x0] + sum[y0 * s + x0] == 0;
+    };
+    m.kind[t] = none(not_opaque) ? kSolid : none(seen) ? kClear : kMixed;
   }
 }
 
@@ -277,7 +283,7 @@ VV_API Mesh* vv_mesh_create(int n_triangles, int n_vertices, const int32_t* tria
         for (int c = 0; c < 3; ++c) d[c] = static_cast<uint8_t>((s[c] * s[3] * 2 + 255) / 510);
         d[3] = s[3];
       }
-    mark_solid(*m);
+    classify(*m);
     return m.release();
   } catch (const std::bad_alloc&) {
     return nullptr;

@@ -10,13 +10,16 @@ constexpr int kRowPad = 16;      // spare pixels at the end of a row of the grou
 constexpr int kSubpixel = 256;   // fixed-point steps a pixel
 constexpr float kGuard = 16384;  // vertices further off (pixels) are not drawn
 
+// By the texels that a triangle can fetch: all opaque (fetched when composited), all invisible (not drawn), or neither.
+enum TriangleKind : uint8_t { kMixed, kSolid, kClear };
+
 struct Mesh {
   int n_triangles, n_vertices, tex_width, tex_height, tex_stride;  // stride in bytes, of the padded texture
   float uv_margin;
   bool any_edge_flag, has_rest_depth;
   std::vector<int32_t> triangles;     // (T, 3)
   std::vector<uint8_t> part, edges;   // (T,)
-  std::vector<uint8_t> solid;         // (T,) 1: every texel that the triangle can fetch is opaque
+  std::vector<uint8_t> kind;          // (T,) TriangleKind
   std::vector<float> uv, attr;        // (V, 2), (V, 3)
   std::vector<float> rest_depth;      // (V,) or empty
   std::vector<float> shade;           // (V,) or empty

@@ -372,7 +372,7 @@ VV_INLINE void draw_span(const Setup& s, uint8_t part, bool solid, int x, int y,
       if (alpha_of(c) == 255 && (nearer & bit)) {
         job.front.color[i + k] = c;
         fast |= bit;
-      } else {
+      } else if (alpha_of(c) >= 2) {
         slow_color[k] = c;
         slow |= bit;
       }
@@ -513,6 +513,7 @@ void draw_triangles(const Job& job, int row0, int row1) {
   const auto least = [](int a, int b) { return a < b ? a : b; };
   const auto most = [](int a, int b) { return a > b ? a : b; };
   for (int index = 0; index < mesh.n_triangles; ++index, t += 3) {
+    if (mesh.kind[index] == kClear) continue;
     const int32_t *a = job.fixed + 2 * t[0], *b = job.fixed + 2 * t[1], *c = job.fixed + 2 * t[2];
     if (a[0] == INT32_MIN || b[0] == INT32_MIN || c[0] == INT32_MIN) continue;
     const int min_y = least(a[1], least(b[1], c[1])), max_y = most(a[1], most(b[1], c[1]));
@@ -538,7 +539,7 @@ void draw_triangles(const Job& job, int row0, int row1) {
     s.v_lo = within(s.planes.lo[1] - mesh.uv_margin, th);
     s.v_hi = within(s.planes.hi[1] + mesh.uv_margin, th);
     const uint8_t part = mesh.part[index];
-    const bool solid = mesh.solid[index];
+    const bool solid = mesh.kind[index] == kSolid;
     const int32_t *p1 = area > 0 ? b : c, *p2 = area > 0 ? c : b;
     const int32_t px[3] = {a[0], p1[0], p2[0]}, py[3] = {a[1], p1[1], p2[1]};
     if (x0 < x1 && y0 < y1) {

@@ -41,7 +41,10 @@ def smooth(rng: np.random.Generator, height: int, width: int, alpha: bool = Fals
     import cv2
 
     coarse = noise(rng, height // 8 + 2, width // 8 + 2, alpha)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    texture = np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR))
+    if alpha:  # wide opaque and wide invisible parts, soft between
+        texture[..., 3] = np.clip((texture[..., 3].astype(float) - 128) * 6 + 128, 0, 255)
+    return texture.astype(np.uint8)
 
 
 def soup(

@@ -344,6 +344,7 @@ def test_wrong_input_is_one_clear_error() -> None:
         ({"edge_flags": np.full(2, 8, np.uint8)}, "edge_flags"),
         ({"rest_depth": np.zeros(6, np.float32)}, "rest_depth"),
         ({"shade": np.zeros(5, np.float32)}, "shade"),
+        ({"uv_margin": float("nan")}, "uv_margin"),
     ]
     for change, message in wrong:
         with pytest.raises(ValueError, match=message):
