@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.avatar import PIVOTS, Avatar
-from visavis.engine.body.model import FloatArray, rotation_matrix
-from visavis.engine.body.surface import Seam
+from visavis.engine.body.model import FloatArray, IntArray, rotation_matrix
+from visavis.engine.body.surface import Seam, Surface
 from visavis.engine.motion.channels import (
     ARKIT,
     CLAVICLE_LEFT_SLICE,
@@ -22,7 +22,7 @@ from visavis.engine.motion.channels import (
     TRANSLATION_SLICE,
 )
 from visavis.engine.video.interior import JAW_UNITS
-from visavis.kernels import Mesh, Target
+from visavis.kernels import Mesh, PoseRig, Target
 
 _BLINKS = tuple(ARKIT.index(f"eyeBlink{side}") for side in ("Left", "Right"))
 _JAW = tuple(ARKIT.index(name) for name in JAW_UNITS)
@@ -77,18 +77,20 @@ class Renderer:
             surface.triangles, surface.uv, surface.part, surface.rest, np.ascontiguousarray(avatar.texture), surface.edge_flags,
             rest_depth=np.ascontiguousarray(-surface.vertices[:, 2]),
         )  # fmt: skip
-        self._units = surface.units.reshape(len(ARKIT), -1)
         self._layers = [
             (layer, Mesh(layer.triangles, layer.uv, np.full(len(layer.triangles), max(layer.part, 1), np.uint8), layer.vertices, layer.texture))
             for layer in avatar.layers
         ]  # fmt: skip
-        weights = surface.weights
-        neck, head, left, right = weights.T
+        neck, head, left, right = surface.weights.T
         # root, neck without head, head, clavicles: each vertex's shares add up to 1
-        self._shares = np.stack([1 - neck - left - right, neck - head, head, left, right], 1).astype(
-            np.float32
-        )
-        self._upright = rotation_matrix(avatar.fit.rotation)[:, 1].astype(np.float32)
+        shares = np.stack([1 - neck - left - right, neck - head, head, left, right], 1).astype(np.float32)
+        upright = rotation_matrix(avatar.fit.rotation)[:, 1].astype(np.float32)
+        self._margins = [_Margins.of(seam, surface, upright) for seam in surface.seams]
+        shapes = [_sparse(unit) for unit in surface.units]
+        for seam in surface.seams:
+            shapes += [(seam.near, column[:, None] * upright) for column in seam.spread_upper.T]
+            shapes += [(seam.near, -column[:, None] * upright) for column in seam.spread_lower.T]
+        self._rig = PoseRig(surface.vertices, shapes, shares)
         own = avatar.fit.expression.astype(np.float32)
         self._lowest = -own - 0.15
         self._highest = np.maximum(1 - own, 0.5).astype(np.float32)
@@ -101,12 +103,11 @@ class Renderer:
             raise ValueError(f"motion has shape {np.shape(motion)}, expected ({N_CHANNELS},)")
         motion = np.nan_to_num(np.asarray(motion, np.float32))
         face = np.clip(motion[FACE_SLICE], self._lowest, self._highest)
-        surface = self.avatar.surface
-        points = surface.vertices + (face @ self._units).reshape(-1, 3)
-        for seam in surface.seams:
-            _part_margins(seam, points, self._upright)
+        shapes = np.concatenate([face, *(margins.corrections(face) for margins in self._margins)])
         pose = self._pose(motion)
-        moved = self._skin(points, pose)
+        bones = np.stack([pose.root, pose.neck, pose.head, pose.clavicle_left, pose.clavicle_right])
+        focal, cx, cy = self._camera
+        moved = self._rig.pose(shapes.astype(np.float32), _to_camera(bones), (focal, focal, cx, cy))
         target = self.target
         target.begin(self.avatar.plate)
         gaze = motion[GAZE_SLICE]
@@ -118,7 +119,7 @@ class Renderer:
             elif layer.jaw.any():
                 placed = placed + np.tensordot(face[list(_JAW)], layer.jaw, 1)
             target.draw(mesh, self._project(placed @ pose.head[:, :3].T + pose.head[:, 3]), threads=1)
-        target.draw(self._mesh, self._project(moved), threads=self.threads)
+        target.draw(self._mesh, moved, threads=self.threads)
         return target.rgb.copy()
 
     def _pose(self, motion: FloatArray) -> _Pose:
@@ -131,12 +132,6 @@ class Renderer:
         left = _about(_limited(motion[CLAVICLE_LEFT_SLICE], 0.4), pivot["clavicleLeft"], root)
         right = _about(_limited(motion[CLAVICLE_RIGHT_SLICE], 0.4), pivot["clavicleRight"], root)
         return _Pose(root, neck, head, left, right)
-
-    def _skin(self, points: FloatArray, pose: _Pose) -> FloatArray:
-        bones = np.stack([pose.root, pose.neck, pose.head, pose.clavicle_left, pose.clavicle_right])
-        blended = (self._shares @ bones.reshape(5, 12)).reshape(-1, 3, 4)
-        moved: FloatArray = (blended[:, :, :3] @ points[:, :, None])[:, :, 0] + blended[:, :, 3]
-        return moved
 
     def _project(self, world: FloatArray) -> FloatArray:
         focal, cx, cy = self._camera
@@ -159,12 +154,41 @@ def _turned(
     return vertices + share[:, None] * (relative @ turn.T - relative)
 
 
-def _part_margins(seam: Seam, points: FloatArray, up: FloatArray) -> None:
-    """Keep the margins of an opening from passing through each other: in place, along the head's own up axis."""
-    height_upper, height_lower = points[seam.upper] @ up, points[seam.lower] @ up
-    over = np.maximum(np.interp(seam.parameter_upper, seam.parameter_lower, height_lower) - height_upper, 0)
-    under = np.maximum(height_lower - np.interp(seam.parameter_lower, seam.parameter_upper, height_upper), 0)
-    if over.max() < 1e-5 and under.max() < 1e-5:
-        return
-    lift = seam.spread_upper @ (seam.share * over) - seam.spread_lower @ ((1 - seam.share) * under)
-    points[seam.near] += lift.astype(np.float32)[:, None] * up
+def _to_camera(bones: FloatArray) -> FloatArray:
+    """Transforms (J, 3, 4) in world axes to the same ending in camera axes (x right, y down, z forward)."""
+    return np.ascontiguousarray(np.array([1, -1, -1], np.float32)[:, None] * bones)
+
+
+def _sparse(field: FloatArray) -> tuple[IntArray, FloatArray]:
+    """A displacement field (V, 3) as the vertices that it moves and their displacements."""
+    moved = np.nonzero(np.abs(field).max(1) > 1e-7)[0].astype(np.int32)
+    return moved, field[moved]
+
+
+@dataclass(frozen=True)
+class _Margins:
+    """Keeps the margins of one opening from passing through each other, along the head's own up axis.
+
+    Heights of upper (n,) and lower (m,) margin at rest, and what each face unit adds to them (52, n), (52, m).
+    """
+
+    seam: Seam
+    upper: FloatArray
+    lower: FloatArray
+    upper_units: FloatArray
+    lower_units: FloatArray
+
+    @classmethod
+    def of(cls, seam: Seam, surface: Surface, up: FloatArray) -> _Margins:
+        """The margins of `seam`, measured along `up`."""
+        height, units = surface.vertices @ up, surface.units @ up
+        return cls(seam, height[seam.upper], height[seam.lower], units[:, seam.upper], units[:, seam.lower])
+
+    def corrections(self, face: FloatArray) -> FloatArray:
+        """How far each margin vertex must give way (n + m,) in metres: upper ones up, lower ones down."""
+        seam = self.seam
+        upper, lower = self.upper + face @ self.upper_units, self.lower + face @ self.lower_units
+        over = np.interp(seam.parameter_upper, seam.parameter_lower, lower) - upper
+        under = lower - np.interp(seam.parameter_lower, seam.parameter_upper, upper)
+        both = np.concatenate([seam.share * over, (1 - seam.share) * under])
+        return np.where(both > 1e-5, both, 0).astype(np.float32)
