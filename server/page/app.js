@@ -228,7 +228,7 @@ function onState(which, state) {
     $("badge-text").textContent = "Live";
     $("badge").classList.remove("poor");
     figuresTimer ??= setInterval(() => drawFigures(which), 1000);
-    meter.follow(which.microphone ?? which.stream);
+    followVoice();
     if (!video.hidden) show("live");
   } else if (state === "interrupted") {
     $("badge").classList.add("poor");
@@ -281,12 +281,18 @@ async function drawFigures(which) {
 
 // Speaking
 
+function followVoice() {
+  if (!call) meter.stop();
+  else if (call.microphone) meter.follow(call.microphone);
+  else if (call.voiceReceiver) meter.followReceiver(call.voiceReceiver);
+}
+
 function onMicrophone(on) {
   $("mic").setAttribute("aria-pressed", String(on));
   $("mic-title").textContent = on ? "Microphone is on" : "Speak yourself";
   $("hear-row").hidden = !on;
   $("meter-label").textContent = on ? "You" : "Voice";
-  if (call) meter.follow(on ? call.microphone : call.stream);
+  followVoice();
   updateMute();
 }
 

@@ -69,6 +69,7 @@ export class Call extends EventTarget {
 
   get stream() { return this.#stream; }
   get microphone() { return this.#microphone; }
+  get voiceReceiver() { return this.#pc?.getReceivers().find((receiver) => receiver.track.kind === "audio") ?? null; }
   get peer() { return this.#pc; }
 
   #emit(type, detail = {}) { this.dispatchEvent(new CustomEvent(type, { detail })); }
