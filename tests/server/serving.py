@@ -35,7 +35,7 @@ class Api:
             return response.status, text
 
     async def ready(self, avatar: str = "demo") -> dict[str, Any]:
-        for _ in range(200):
+        for _ in range(3000):
             _, state = await self.call("GET", f"/v1/avatars/{avatar}")
             if state.get("state") not in ("waiting", "enrolling"):
                 return state

@@ -67,6 +67,35 @@ def test_a_call_in_chromium(tmp_path):
     assert agreement > 0.7 and abs(voice_lag) < 120, (voice_lag, agreement)
 
 
+def test_the_demo_person_speaks_in_chromium(tmp_path):
+    """The whole product: the shipped photo, networks and speech, through the page, judged by landmarks on the received frames."""
+    from visavis.benchmarks.latency import analyse, face_box, lip_aperture, stimulus
+    from visavis.server.engines import VisavisEngine
+
+    stimulus(tmp_path / "speech.wav", seconds=20.0)
+
+    async def go():
+        async with serving(VisavisEngine()) as api, chromium(tmp_path / "speech.wav") as page:
+            assert (await api.ready())["state"] == "ready"
+            box = face_box(api.engine.picture(api.avatars.ready("demo")))
+            await start_call(page, api.url + "/", "mic")
+            await asyncio.sleep(5.0)
+            return await record(page, 14.0, box)
+
+    recording = run(go())
+    aperture = lip_aperture(recording)
+    figures = analyse(recording, aperture)
+    assert 24.0 <= figures["fps"] <= 26.0, figures
+    assert figures["bursts_answered"] >= 0.6 * figures["bursts"] > 2, figures
+    assert figures["correlation"] > 0.4, figures
+    times, levels = recording.microphone.T
+    heard = np.interp(recording.shown - figures["lag_by_correlation_ms"] / 1000, times, levels)
+    speaking, resting = heard > 0.3 * np.percentile(levels, 97), heard < 0.02 * levels.max()
+    moving, still = aperture[speaking], aperture[resting]
+    assert np.percentile(moving, 75) > 2 * np.percentile(still, 50), "the lips part in speech and meet in the pauses"
+    assert abs(figures["sound_after_picture_ms"]) <= 45, figures
+
+
 def test_the_page_says_what_stands_in_the_way(tmp_path):
     async def go():
         async with serving(demo=True, max_sessions=1) as api, chromium() as page:
