@@ -212,6 +212,19 @@ T shuffle(T value, unsigned source_lane, int line) {
   return result;
 }
 
+// Every thread of the warp takes part.
+inline unsigned ballot(bool vote, int line) {
+  State& s = state();
+  const unsigned id = linear_id(), first = id & ~31u;
+  s.exchange[id] = vote;
+  yield(Wait::kWarp, line);
+  unsigned votes = 0;
+  for (unsigned lane = 0; lane < 32 && first + lane < s.fibers.size(); ++lane)
+    votes |= static_cast<unsigned>(s.exchange[first + lane]) << lane;
+  yield(Wait::kWarp, line);
+  return votes;
+}
+
 }  // namespace cuda_on_cpu
 
 #define threadIdx (cuda_on_cpu::state().current->thread)
@@ -222,6 +235,7 @@ T shuffle(T value, unsigned source_lane, int line) {
 #define __syncwarp(...) cuda_on_cpu::yield(cuda_on_cpu::Wait::kWarp, __LINE__)
 #define __shfl_sync(mask, v, lane) cuda_on_cpu::shuffle(v, lane, __LINE__)
 #define __shfl_xor_sync(mask, v, bits) cuda_on_cpu::shuffle(v, (cuda_on_cpu::linear_id() & 31u) ^ (bits), __LINE__)
+#define __ballot_sync(mask, vote) cuda_on_cpu::ballot(vote, __LINE__)
 #define __shfl_down_sync(mask, v, n)                                                                           \
   cuda_on_cpu::shuffle(v,                                                                                      \
                        (cuda_on_cpu::linear_id() & 31u) + (n) < 32 ? (cuda_on_cpu::linear_id() & 31u) + (n)    \
@@ -233,6 +247,7 @@ template <class T>
 T atomicMax(T* p, T v) { const T old = *p; if (v > old) *p = v; return old; }
 template <class T>
 T atomicMin(T* p, T v) { const T old = *p; if (v < old) *p = v; return old; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <class T>
 T __ldg(const T* p) { return *p; }
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,61 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_build import CUDA, SEEDS, aligned, build, pointer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from visavis import kernels
 from visavis.engine.audio import mel
 
-CUDA = Path(__file__).resolve().parents[2] / "kernels" / "cuda"
-SEEDS = (0, 1, 2)
 several = settings(max_examples=12, deadline=None, derandomize=True)
-
-
-def build(folder: Path, source: str = "", replace: tuple[str, str] | None = None) -> Path:
-    """Compiles the .cu files (or one, with a text replaced) for the CPU."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++")
-    files = [CUDA / source] if source else sorted(CUDA.glob("*.cu"))
-    if replace is not None:
-        text = files[0].read_text()
-        assert replace[0] in text, f"{source} no longer holds {replace[0]!r}"
-        files = [folder / source]
-        files[0].write_text(text.replace(*replace))
-    out = folder / "libcuda_on_cpu.so"
-    sanitize = ["-fsanitize=address,undefined"] if os.environ.get("VISAVIS_LIBRARY_DIR") else []
-    command = [
-        compiler,
-        "-x",
-        "c++",
-        "-std=c++17",
-        "-O1",
-        "-g1",
-        "-ffp-contract=off",
-        "-shared",
-        "-fPIC",
-        *sanitize,
-    ]
-    command += ["-Wno-unknown-pragmas", "-I", str(CUDA), "-o", str(out), *map(str, files)]
-    subprocess.run(command, check=True)
-    return out
 
 
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(build(tmp_path_factory.mktemp("cuda"))))
-
-
-def pointer(array: np.ndarray | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
-
-
-def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 zeros whose memory begins at a multiple of 16 bytes, as device memory does."""
-    n = int(np.prod(shape))
-    raw = np.zeros(n + 16, np.uint8)
-    start = -raw.ctypes.data % 16
-    return raw[start : start + n].reshape(shape)
 
 
 def run_yuv(cuda: ctypes.CDLL, rgb: np.ndarray, mask: np.ndarray | None, nv12: bool) -> np.ndarray:

@@ -1,0 +1,59 @@
+"""Builds the CUDA sources for the CPU (kernels/cuda/cuda_on_cpu.h), and what every test of them needs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import DTypeLike, NDArray
+
+CUDA = Path(__file__).resolve().parents[2] / "kernels" / "cuda"
+SEEDS = (0, 1, 2)
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+def build(
+    folder: Path, source: str = "", replace: tuple[str, str] | None = None, sanitize: bool | None = None
+) -> Path:
+    """Compiles the .cu files (or one, with a text replaced) into a library in `folder`; skips without g++."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++")
+    if sanitize is None:
+        sanitize = bool(os.environ.get("VISAVIS_LIBRARY_DIR"))
+    files = [CUDA / source] if source else sorted(CUDA.glob("*.cu"))
+    if replace is not None:
+        text = files[0].read_text()
+        assert replace[0] in text, f"{source} no longer holds {replace[0]!r}"
+        files = [folder / source]
+        files[0].write_text(text.replace(*replace, 1))
+    out = folder / "libcuda_on_cpu.so"
+    command = [compiler, "-x", "c++", "-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-shared", "-fPIC"]
+    command += SANITIZERS if sanitize else []
+    command += ["-Wno-unknown-pragmas", "-I", str(CUDA), "-o", str(out), *map(str, files)]
+    subprocess.run(command, check=True)
+    return out
+
+
+def pointer(array: NDArray | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> NDArray:
+    """Zeros whose memory begins at a multiple of 16 bytes, as device memory does."""
+    n = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(n + 16, np.uint8)
+    start = -raw.ctypes.data % 16
+    return raw[start : start + n].view(dtype).reshape(shape)
+
+
+def on_device(array: NDArray) -> NDArray:
+    """A copy in memory aligned as `aligned`."""
+    out = aligned(array.shape, array.dtype)
+    out[...] = array
+    return out
