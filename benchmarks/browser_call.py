@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from visavis.benchmarks.browser import Page
 
 FloatArray = npt.NDArray[np.float64]
