@@ -119,6 +119,6 @@ class SpeechToFace:
     def _move_gate(self, voice: float) -> None:
         # Both must agree that somebody speaks: the detector is quick but takes noise for speech, the
         # network knows better.
-        wanted = min(1.0, max(0.0, (voice - 0.15) / 0.35)) if any(self.state.heard) else 0.0
+        wanted = min(1.0, max(0.0, (voice - 0.25) / 0.25)) if any(self.state.heard) else 0.0
         step = 0.5 if wanted < self.state.gate else 1.0  # opens at once, closes within two frames
         self.state.gate += max(-step, min(step, wanted - self.state.gate))

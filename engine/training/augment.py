@@ -133,14 +133,14 @@ def noise(rng: np.random.Generator, n: int) -> FloatArray:
         sound += 0.003 * rng.standard_normal(samples)
     else:  # notes with harmonics, chords, a beat
         sound = np.zeros(samples)
+        held = rng.random() < 0.4  # a flute or an organ rather than strings
         beat = rng.uniform(0.12, 0.6)
         for start in np.arange(0, time[-1], beat):
             for _ in range(int(rng.integers(1, 4))):
                 pitch = 55 * 2 ** (rng.integers(0, 48) / 12)
                 since = np.clip(time - start, 0, None)
-                shape = np.where(
-                    time >= start, np.exp(-since * rng.uniform(1, 8)) * np.minimum(since / 0.01, 1), 0
-                )
+                fade = (since < beat) if held else np.exp(-since * rng.uniform(1, 8))
+                shape = np.where(time >= start, fade * np.minimum(since / 0.01, 1), 0)
                 for k in range(1, int(rng.integers(2, 9))):
                     sound += shape * np.sin(2 * np.pi * pitch * k * time) / k ** rng.uniform(0.7, 2)
     sound = sound / (np.sqrt(np.mean(np.square(sound))) + 1e-9)

@@ -39,7 +39,7 @@ from visavis.engine.training.data import (
     load_grid,
     load_voices,
 )
-from visavis.engine.training.voices import CLASSES, CLOSED
+from visavis.engine.training.voices import CLASSES, CLOSED, LEAST_APERTURE
 
 BODY = Path(__file__).parent.parent / "weights" / "body.npz"
 LENGTH = 100
@@ -64,12 +64,17 @@ class Settings:
     voices: float = 0.0
     """Share of sequences of synthetic speech."""
     phone_weight: float = 0.3
-    closure_weight: float = 0.5
+    closure_weight: float = 6.0
+    """Weight of lips meeting at p, b, m in synthetic speech."""
+    parting_weight: float = 1.0
+    """Weight of lips parting at its vowels."""
     silence: float = 0.08
     """Share of sequences without any speech."""
     aperture_weight: float = 1.5
     motion_weight: float = 0.5
     seed: int = 0
+    start: str = ""
+    """Begin with the weights of this final.pt."""
     train_clips: int = field(default=0)
     """Use only so many s1 clips (0 = all); for experiments."""
 
@@ -315,9 +320,14 @@ def loss_of(
     if known.any():
         classes = curve[..., n + 4][known].long()
         loss = loss + settings.phone_weight * known.float().mean() * F.cross_entropy(phone[known], classes)
+        # Lips meet at p, b and m; a vowel parts them at least so far (half of what is usual: a bound, no
+        # target).
+        aperture = openness[..., 0]
+        lowest = torch.from_numpy(LEAST_APERTURE)[curve[..., n + 4].clamp(min=0).long()] / scales.openness[0]
         closed = curve[..., n + 4] == CLOSED
-        meet = torch.relu(openness[..., 0] - 0.01 / scales.openness[0]) ** 2 * closed
-        loss = loss + settings.closure_weight * meet.mean()
+        meet = torch.relu(aperture - 0.01 / scales.openness[0]) ** 2 * closed
+        part = torch.relu(lowest - aperture) ** 2 * known
+        loss = loss + (settings.closure_weight * meet + settings.parting_weight * part).mean()
     return loss
 
 
@@ -414,6 +424,11 @@ def train(
     net, ema = SpeechNet(settings.width, settings.dropout), SpeechNet(settings.width, settings.dropout)
     ema.load_state_dict(net.state_dict())
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.02)
+    if settings.start:
+        saved = torch.load(settings.start, weights_only=True)["ema"]
+        for each in (net, ema):
+            each.load_state_dict(saved, strict=False)
+            each.gain.fill_(1)
     first, checkpoint = 0, out / "checkpoint.pt"
     if resume and checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)

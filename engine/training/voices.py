@@ -40,6 +40,32 @@ CLASSES: tuple[str, ...] = (
 )  # fmt: skip
 """Phonemes that look or sound alike; 0 is silence. p, b and m, where lips meet, are 1."""
 CLOSED = 1
+LEAST_APERTURE = np.array(
+    [
+        0,
+        0,
+        0,
+        0.01,
+        0.035,
+        0.03,
+        0.03,
+        0.03,
+        0.04,
+        0.03,
+        0.03,
+        0.03,
+        0.03,
+        0.04,
+        0.06,
+        0.08,
+        0.07,
+        0.03,
+        0.03,
+    ],
+    np.float32,
+)
+"""How far lips are parted at least in the middle of each class, in distances between the outer eye corners;
+cautious guesses on the scale of GRID's speakers, whose mean in speech is 0.07."""
 
 _CLASS_OF = {symbol: number for number, symbols in enumerate(CLASSES) for symbol in symbols}
 
