@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 2
 """Steps without new sound after which an utterance is taken to be over."""
-LIVE_BACKLOG = 4
+LIVE_BACKLOG = 1
 """Frames of live sound that may wait; beyond that, silent ones are skipped."""
 LIVE_LIMIT = FPS
 """Frames of live sound that may wait at all; beyond that, the oldest are dropped."""

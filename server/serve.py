@@ -30,6 +30,7 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
     for path in paths:
         if not path.is_file():
             raise ServeError(f"no such avatar or photo: {path}")
+        _check_person(path)
     if not 0 <= args.port <= 65535:
         raise ServeError(f"--port {args.port} must be from 0 to 65535")
     if not 1 <= args.sessions <= 1000:
@@ -50,6 +51,18 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         allowed_hosts=tuple(name.lower() for name in args.allow_host),
         ice_servers=tuple(args.ice_server),
     )
+
+
+def _check_person(path: Path) -> None:
+    """A file that is neither an avatar nor a usable photo ends the start, not the first call: VisavisError says what is wrong."""
+    from visavis.engine.avatar import Avatar
+    from visavis.engine.body.detect import find_face
+    from visavis.engine.body.photo import load_photo
+
+    if path.suffix.lower() == ".avatar":
+        Avatar.load(path)
+    else:
+        find_face(load_photo(path).rgb)
 
 
 def run(args: argparse.Namespace) -> int:

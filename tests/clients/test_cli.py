@@ -96,7 +96,7 @@ def test_arguments_that_make_no_sense(bad, tmp_path):
         ["call", "http://127.0.0.1:9", "--speech", wav],
         ["call", "nowhere", "--speech", wav],
         ["call", "http://127.0.0.1:9", "--speech", wav, "--record", tmp_path / "o.txt"],
-        ["serve", "--port", "99999"], ["serve", "--avatar", tmp_path / "none.avatar"], ["serve", "--sessions", "0"],
+        ["serve", "--port", "99999"], ["serve", "--avatar", tmp_path / "none.avatar"], ["serve", "--avatar", __file__], ["serve", "--sessions", "0"],
         ["serve", "--size", "500"], ["serve", "--ice-server", "http://x"], ["serve", "--lookahead", "3"],
         ["bench", "nonsense"], ["train", "dog"],
     ):  # fmt: skip
