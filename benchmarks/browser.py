@@ -49,7 +49,9 @@ def find_chromium() -> str:
         path = shutil.which(name) if name else None
         if path:
             return path
-    raise BrowserMissing("no Chromium found: install it (Debian: apt-get install chromium) or set VISAVIS_CHROMIUM")
+    raise BrowserMissing(
+        "no Chromium found: install it (Debian: apt-get install chromium) or set VISAVIS_CHROMIUM"
+    )
 
 
 class PageError(RuntimeError):
@@ -78,7 +80,9 @@ class Page:
                 self.console.append(f"{data['params']['type']}: {' '.join(values)}")
             elif data.get("method") == "Runtime.exceptionThrown":
                 details = data["params"]["exceptionDetails"]
-                self.console.append("exception: " + details.get("exception", {}).get("description", details["text"]))
+                self.console.append(
+                    "exception: " + details.get("exception", {}).get("description", details["text"])
+                )
             elif data.get("method") == "Log.entryAdded":
                 entry = data["params"]["entry"]
                 self.console.append(f"{entry['level']}: {entry['text']} {entry.get('url', '')}")
@@ -125,7 +129,11 @@ class Page:
     async def size(self, width: int, height: int, scale: float = 1.0, mobile: bool = False) -> None:
         """The window's size in CSS pixels."""
         await self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=mobile
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=mobile,
         )
 
     async def dark(self, on: bool) -> None:

@@ -114,7 +114,9 @@ class Recording:
     def skew_ms(self) -> FloatArray:
         """How much later than its picture the sound of a moment is played, in ms, twice a second (from the sender's reports, as the
         browser's playout clocks see it)."""
-        rows = [r for r in self.stats if r.get("audio", {}).get("playout") and r.get("video", {}).get("playout")]
+        rows = [
+            r for r in self.stats if r.get("audio", {}).get("playout") and r.get("video", {}).get("playout")
+        ]
         return np.array([r["video"]["playout"] - r["audio"]["playout"] for r in rows], np.float64)
 
     def on_time_share(self, fps: float = 25.0) -> float:
@@ -206,7 +208,9 @@ def speech_to_lips_ms(
     return np.array(delays)
 
 
-def lag_ms(times_a: FloatArray, a: FloatArray, times_b: FloatArray, b: FloatArray, reach_s: float = 0.5) -> tuple[float, float]:
+def lag_ms(
+    times_a: FloatArray, a: FloatArray, times_b: FloatArray, b: FloatArray, reach_s: float = 0.5
+) -> tuple[float, float]:
     """(lag, correlation): how many ms curve b runs behind curve a where they agree best."""
     step = 0.005
     grid = np.arange(max(times_a[0], times_b[0]) + reach_s, min(times_a[-1], times_b[-1]) - reach_s, step)
@@ -222,4 +226,6 @@ def save_strip(recording: Recording, path: Path, count: int = 16) -> None:
     import cv2
 
     chosen = recording.crops[np.linspace(0, len(recording.crops) - 1, count).astype(int)]
-    cv2.imwrite(str(path), np.concatenate([np.concatenate(chosen[k : k + 8], axis=1) for k in range(0, count, 8)]))
+    cv2.imwrite(
+        str(path), np.concatenate([np.concatenate(chosen[k : k + 8], axis=1) for k in range(0, count, 8)])
+    )

@@ -54,7 +54,9 @@ def stimulus(path: Path, seconds: float = 60.0) -> None:
     pcm, rate = read_speech(Path(str(importlib.resources.files("visavis.engine"))) / "assets" / "speech.wav")
     speech = np.interp(np.arange(0, len(pcm) / rate, 1 / RATE), np.arange(len(pcm)) / rate, pcm)
     length = int(BURST_S * RATE)
-    fade = np.minimum(1.0, np.minimum(np.arange(length) / (0.004 * RATE), np.arange(length)[::-1] / (0.03 * RATE)))
+    fade = np.minimum(
+        1.0, np.minimum(np.arange(length) / (0.004 * RATE), np.arange(length)[::-1] / (0.03 * RATE))
+    )
     pieces: list[tuple[tuple[int, float], int, Any]] = []
     for begin in range(0, len(speech) - length, RATE // 20):
         piece = speech[begin : begin + length]
@@ -77,8 +79,12 @@ def _opens_after(piece: Any) -> tuple[int, float]:
 
     network = SpeechToFace(lookahead=2)
     silence = np.zeros(16_000, np.float32)
-    heard = np.concatenate([silence, Resampler(RATE, 16_000).push((piece / 32768).astype(np.float32)), silence[:3200]])
-    jaw = np.array([network.push(block)[INDEX["jawOpen"]] for block in heard[: len(heard) // 640 * 640].reshape(-1, 640)])
+    heard = np.concatenate(
+        [silence, Resampler(RATE, 16_000).push((piece / 32768).astype(np.float32)), silence[:3200]]
+    )
+    jaw = np.array(
+        [network.push(block)[INDEX["jawOpen"]] for block in heard[: len(heard) // 640 * 640].reshape(-1, 640)]
+    )
     jaw = jaw[25 + network.lookahead :] - jaw[: 25 + network.lookahead].max()
     way = float(jaw.max())
     return int(np.argmax(jaw > 0.5 * way)), -way
@@ -98,7 +104,14 @@ def _write_wav(path: Path, pcm: Any) -> None:
 async def server_process(arguments: Sequence[str] = ()) -> AsyncIterator[tuple[str, int]]:
     """`visavis serve` on a free port, in a process of its own: (address, process id)."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "visavis.clients.cli", "serve", "--port", "0", *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "visavis.clients.cli",
+        "serve",
+        "--port",
+        "0",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     try:
@@ -146,7 +159,9 @@ def lip_aperture(recording: Recording) -> FloatArray:
     face = None
     values = np.full(len(recording.crops), np.nan)
     for k, crop in enumerate(recording.crops):
-        rgb = cv2.cvtColor(cv2.resize(crop, None, fx=UPSCALE, fy=UPSCALE, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2RGB)
+        rgb = cv2.cvtColor(
+            cv2.resize(crop, None, fx=UPSCALE, fy=UPSCALE, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2RGB
+        )
         face = (tracker.track(rgb, face) if face is not None else None) or tracker.detect(rgb)
         if face is None:
             continue
@@ -166,9 +181,7 @@ def analyse(recording: Recording, aperture: FloatArray) -> dict[str, Any]:
     loud = np.percentile(levels, 97)
     spoken = onsets(times, levels, 0.06 * loud, 0.3 * loud, 0.5)
     rest, wide = np.percentile(aperture, 20), np.percentile(aperture, 97)
-    lips = onsets(
-        recording.shown, aperture, rest + 0.12 * (wide - rest), rest + 0.35 * (wide - rest), 0.3
-    )
+    lips = onsets(recording.shown, aperture, rest + 0.12 * (wide - rest), rest + 0.35 * (wide - rest), 0.3)
     delays = speech_to_lips_ms(spoken, lips)
     lag, agreement = lag_ms(times, levels, recording.shown, aperture)
     skew = recording.skew_ms()
@@ -186,7 +199,9 @@ def analyse(recording: Recording, aperture: FloatArray) -> dict[str, Any]:
         "lag_by_correlation_ms": round(lag, 1),
         "correlation": round(agreement, 3),
         "sound_after_picture_ms": round(float(np.median(skew)), 1) if len(skew) else None,
-        "sound_against_picture_p95_ms": round(float(np.percentile(np.abs(skew), 95)), 1) if len(skew) else None,
+        "sound_against_picture_p95_ms": round(float(np.percentile(np.abs(skew), 95)), 1)
+        if len(skew)
+        else None,
     }
 
 
@@ -219,12 +234,21 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     frames = max(1.0, passed["visavis_frames_total"])
     result["server_step_ms"] = round(1000 * passed["visavis_step_seconds_sum"] / frames, 2)
     result["server_encode_ms"] = round(1000 * passed["visavis_encode_seconds_sum"] / frames, 2)
-    result["server_late_frames"] = int(passed["visavis_late_frames_total"] + passed["visavis_skipped_frames_total"])
+    result["server_late_frames"] = int(
+        passed["visavis_late_frames_total"] + passed["visavis_skipped_frames_total"]
+    )
     if args.strip:
         save_strip(recording, args.strip)
     if args.curves:
         with args.curves.open("wb") as file:
-            np.savez(file, shown=recording.shown, rtp=recording.rtp, aperture=aperture, microphone=recording.microphone, voice=recording.voice)
+            np.savez(
+                file,
+                shown=recording.shown,
+                rtp=recording.rtp,
+                aperture=aperture,
+                microphone=recording.microphone,
+                voice=recording.voice,
+            )
     return result
 
 
@@ -232,7 +256,10 @@ async def server_metrics(url: str) -> dict[str, float]:
     """The server's counters by name."""
     async with aiohttp.ClientSession() as http, http.get(url + "/metrics") as response:
         lines = (await response.text()).splitlines()
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] not in ("#", ""))}
+    return {
+        name: float(value)
+        for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] not in ("#", ""))
+    }
 
 
 async def _picture(url: str) -> bytes:
@@ -257,11 +284,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Frame rate, speech-to-lips and audio-video offset of a call in headless Chromium.",
         epilog="example: visavis bench latency --seconds 60",
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the measured part of the call (default: 60)")
-    parser.add_argument("--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="length of the measured part of the call (default: 60)"
+    )
+    parser.add_argument(
+        "--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)"
+    )
     parser.add_argument("--size", type=int, default=512, help="side of the video in pixels (default: 512)")
-    parser.add_argument("--avatar", type=Path, metavar="A.avatar|PHOTO", help="whom to show (default: the demo person)")
-    parser.add_argument("--strip", type=Path, metavar="PNG", help="write a strip of received frames to look at")
+    parser.add_argument(
+        "--avatar", type=Path, metavar="A.avatar|PHOTO", help="whom to show (default: the demo person)"
+    )
+    parser.add_argument(
+        "--strip", type=Path, metavar="PNG", help="write a strip of received frames to look at"
+    )
     parser.add_argument("--curves", type=Path, metavar="NPZ", help="write the measured curves")
     args = parser.parse_args(argv)
     if not 5 <= args.seconds <= 140:

@@ -72,7 +72,6 @@ def measure_clip(path: Path, seed: int) -> tuple[dict[str, Any], list[npt.NDArra
     """All figures of one clip, and pairs of real and made frames for a contact sheet."""
     import cv2
     from PIL import Image
-
     from visavis.engine.enroll import enroll
     from visavis.engine.session import render_offline
 
@@ -106,12 +105,18 @@ def measure_clip(path: Path, seed: int) -> tuple[dict[str, Any], list[npt.NDArra
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="visavis bench quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="visavis bench quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, help="data folder that holds grid/val")
-    parser.add_argument("--clips", type=int, default=20, help="clips in all, spread over the speakers (default: %(default)s)")
+    parser.add_argument(
+        "--clips", type=int, default=20, help="clips in all, spread over the speakers (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of real (upper) and made (lower) frames")
+    parser.add_argument(
+        "--sheet", type=Path, help="write a contact sheet of real (upper) and made (lower) frames"
+    )
     args = parser.parse_args(argv)
     speakers = [p for p in sorted((args.data / "grid/val").glob("s*")) if p.name != "s1"]
     clips = [sorted(p.glob("*.mkv")) for p in speakers]
@@ -141,8 +146,12 @@ def main(argv: list[str] | None = None) -> int:
         result[name] = round(float(np.mean([row[name] for row in rows])), 4)
     result["lag_median"] = float(np.median([row["lag"] for row in rows]))
     result["lag_within_one_frame"] = round(float(np.mean([abs(row["lag"]) <= 1 for row in rows])), 3)
-    by_speaker = {p.name: [r["aperture"] for r in rows if r["clip"].startswith(p.name + "/")] for p in speakers}
-    result["aperture_by_speaker"] = {name: round(float(np.mean(values)), 4) for name, values in by_speaker.items() if values}
+    by_speaker = {
+        p.name: [r["aperture"] for r in rows if r["clip"].startswith(p.name + "/")] for p in speakers
+    }
+    result["aperture_by_speaker"] = {
+        name: round(float(np.mean(values)), 4) for name, values in by_speaker.items() if values
+    }
     print(json.dumps(result))
     return 0
 

@@ -128,7 +128,9 @@ class Recorder:
             index = round(((capture["video"](units) or 0.0) - self._origin) * FPS)
             if self._movie is None:
                 continue
-            while self._last is not None and self._movie.frames < index:  # a frame that never came: the last one stays
+            while (
+                self._last is not None and self._movie.frames < index
+            ):  # a frame that never came: the last one stays
                 self._movie.add_frame(self._last)
             if self._movie.frames == index:
                 self._movie.add_frame(frame)
@@ -165,7 +167,8 @@ class CallResult:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            key: None if isinstance(value, float) and math.isnan(value) else value for key, value in vars(self).items()
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in vars(self).items()
         }
 
 
@@ -265,8 +268,12 @@ async def _talk(
         for transceiver in pc.getTransceivers():
             if transceiver.kind == "audio":
                 prefer_low_delay(transceiver.receiver)
-            tasks.append(asyncio.create_task(recorder.follow(transceiver.receiver.track, transceiver.receiver)))
-        await _first(started.wait(), tasks, CONNECT_S, "no video came within 20 s; the network may let no UDP through")
+            tasks.append(
+                asyncio.create_task(recorder.follow(transceiver.receiver.track, transceiver.receiver))
+            )
+        await _first(
+            started.wait(), tasks, CONNECT_S, "no video came within 20 s; the network may let no UDP through"
+        )
         if microphone is not None:
             microphone.begin()
         else:

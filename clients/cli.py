@@ -64,41 +64,72 @@ def _parser() -> Parser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("serve", serve, "live avatars in the browser", "visavis serve --avatar me.avatar --port 8080")
-    sub.add_argument("--avatar", action="append", default=[], metavar="A.avatar|PHOTO", help="a person to offer (repeatable)")
+    sub = command(
+        "serve", serve, "live avatars in the browser", "visavis serve --avatar me.avatar --port 8080"
+    )
+    sub.add_argument(
+        "--avatar",
+        action="append",
+        default=[],
+        metavar="A.avatar|PHOTO",
+        help="a person to offer (repeatable)",
+    )
     sub.add_argument("--no-demo", action="store_true", help="do not offer the demo person")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    sub.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for a free one (default: 8080)")
-    sub.add_argument("--size", type=int, default=512, help="longer side of the video in pixels (default: 512)")
+    sub.add_argument(
+        "--port", type=int, default=8080, help="port to listen on, 0 for a free one (default: 8080)"
+    )
+    sub.add_argument(
+        "--size", type=int, default=512, help="longer side of the video in pixels (default: 512)"
+    )
     sub.add_argument("--sessions", type=int, default=4, help="sessions at the same time (default: 4)")
-    sub.add_argument("--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)")
-    sub.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further name of a local server")
-    sub.add_argument("--ice-server", action="append", default=[], metavar="URL", help="STUN or TURN server (repeatable)")
+    sub.add_argument(
+        "--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)"
+    )
+    sub.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="further name of a local server"
+    )
+    sub.add_argument(
+        "--ice-server", action="append", default=[], metavar="URL", help="STUN or TURN server (repeatable)"
+    )
     sub.add_argument("--verbose", action="store_true", help="log every request")
 
     sub = command("enroll", enroll, "make an avatar of a photo", "visavis enroll me.jpg -o me.avatar")
     sub.add_argument("photo", type=Path, metavar="PHOTO")
     sub.add_argument("-o", "--out", type=Path, required=True, metavar="A.avatar")
-    sub.add_argument("--face", type=int, metavar="N", help="which face, counted from the left, where there are several")
-    sub.add_argument("--size", type=int, default=512, help="longer side of the video in pixels (default: 512)")
+    sub.add_argument(
+        "--face", type=int, metavar="N", help="which face, counted from the left, where there are several"
+    )
+    sub.add_argument(
+        "--size", type=int, default=512, help="longer side of the video in pixels (default: 512)"
+    )
     sub.add_argument("--name", default="", help="the person's name, kept in the file")
     sub.add_argument("--consent", default="", help="a statement that the person agrees, kept in the file")
 
     sub = command(
-        "render", render, "make a movie of a person speaking", "visavis render me.jpg speech.wav -o out.mp4 --seed 7"
+        "render",
+        render,
+        "make a movie of a person speaking",
+        "visavis render me.jpg speech.wav -o out.mp4 --seed 7",
     )
     sub.add_argument("avatar", type=Path, metavar="A.avatar|PHOTO")
-    sub.add_argument("speech", type=Path, nargs="?", metavar="SPEECH", help="WAV, MP3, FLAC, a video with sound, ...")
+    sub.add_argument(
+        "speech", type=Path, nargs="?", metavar="SPEECH", help="WAV, MP3, FLAC, a video with sound, ..."
+    )
     sub.add_argument("--motion", type=Path, metavar="M.npz", help="play a motion file instead of speech")
     sub.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.mp4")
-    sub.add_argument("--seed", type=int, default=0, help="blinks, gaze and head sway follow from it (default: 0)")
+    sub.add_argument(
+        "--seed", type=int, default=0, help="blinks, gaze and head sway follow from it (default: 0)"
+    )
     sub.add_argument("--face", type=int, metavar="N", help="which face of the photo, counted from the left")
     sub.add_argument("--size", type=int, default=512, help="longer side for a photo in pixels (default: 512)")
     sub.add_argument(
         "--no-generator", action="store_true", help="show the moved photo alone (all that this version draws)"
     )
 
-    sub = command("track", track, "fit the body to every frame of a video", "visavis track talk.mp4 -o talk.npz")
+    sub = command(
+        "track", track, "fit the body to every frame of a video", "visavis track talk.mp4 -o talk.npz"
+    )
     sub.add_argument("video", type=Path, metavar="VIDEO")
     sub.add_argument("-o", "--out", type=Path, required=True, metavar="M.npz")
 
@@ -112,17 +143,28 @@ def _parser() -> Parser:
     sub.add_argument("--speech", type=Path, required=True, metavar="S.wav", help="WAV, MP3, FLAC, ...")
     sub.add_argument("--record", type=Path, metavar="OUT.mp4")
     sub.add_argument("--avatar", metavar="ID", help="default: the first that the server offers")
-    sub.add_argument("--ingest", choices=("microphone", "websocket"), default="microphone", help="how the speech goes in")
+    sub.add_argument(
+        "--ingest", choices=("microphone", "websocket"), default="microphone", help="how the speech goes in"
+    )
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--json", action="store_true", help="figures as JSON on the last line")
 
-    sub = command("train", train, "train a network (needs the extra: pip install 'visavis[train]')", "visavis train motion --data ../shared/data")
+    sub = command(
+        "train",
+        train,
+        "train a network (needs the extra: pip install 'visavis[train]')",
+        "visavis train motion --data ../shared/data",
+    )
     sub.add_argument("what", choices=("motion",))
-    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="the trainer's own options; --help lists them")
+    sub.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="...", help="the trainer's own options; --help lists them"
+    )
 
     sub = command("bench", bench, "measure: " + ", ".join(benchmarks()), "visavis bench latency")
     sub.add_argument("name", metavar="NAME", help="one of: " + ", ".join(benchmarks()))
-    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own options; --help lists them")
+    sub.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own options; --help lists them"
+    )
     return parser
 
 
@@ -137,7 +179,9 @@ def benchmarks() -> list[str]:
 def _bar(total: float | None, description: str, unit: str, **options: Any) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=None, **options)
+    return tqdm(
+        total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=None, **options
+    )
 
 
 def _check_seed(seed: int) -> int:
@@ -190,7 +234,9 @@ def enroll(args: argparse.Namespace) -> int:
         raise InputError(f"the output cannot be written: {out}")
     avatar = _enroll(args.photo, face=args.face, size=args.size, name=args.name, consent=args.consent)
     avatar.save(out)
-    print(f"{out}: {avatar.width}x{avatar.height}, landmarks within {avatar.metadata.get('landmark_error_px', '?')} px")
+    print(
+        f"{out}: {avatar.width}x{avatar.height}, landmarks within {avatar.metadata.get('landmark_error_px', '?')} px"
+    )
     return 0
 
 
@@ -323,7 +369,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("VISAVIS_DEBUG"):
             raise
-        print(f"visavis: a fault of visavis itself: {type(error).__name__}: {error} (VISAVIS_DEBUG=1 shows where)", file=sys.stderr)
+        print(
+            f"visavis: a fault of visavis itself: {type(error).__name__}: {error} (VISAVIS_DEBUG=1 shows where)",
+            file=sys.stderr,
+        )
         return EXIT_FAULT
 
 

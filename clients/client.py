@@ -109,11 +109,14 @@ class Client:
                 try:
                     body = json.loads(text)
                 except ValueError:
-                    raise ClientError(f"{self.url} is no visavis server (it answered {response.status})") from None
+                    raise ClientError(
+                        f"{self.url} is no visavis server (it answered {response.status})"
+                    ) from None
                 if response.status >= 400:
                     error = body.get("error", {}) if isinstance(body, dict) else {}
                     raise ClientError(
-                        error.get("message", f"the server answered {response.status}"), error.get("code", "http")
+                        error.get("message", f"the server answered {response.status}"),
+                        error.get("code", "http"),
                     )
                 return body
         except TimeoutError:

@@ -112,7 +112,9 @@ class MovieWriter:
     Use it as a context manager: leaving it by an exception (Ctrl-C too) leaves no file behind.
     """
 
-    def __init__(self, path: Path, width: int, height: int, *, fps: float = FPS, sound: bool = True, crf: int = 18) -> None:
+    def __init__(
+        self, path: Path, width: int, height: int, *, fps: float = FPS, sound: bool = True, crf: int = 18
+    ) -> None:
         self._path = path
         self._part = path.with_name(f".{path.stem}.part{os.getpid()}.mp4")
         try:

@@ -49,8 +49,6 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     await app[AVATARS].close()
 
 
-
-
 async def _end_sessions(app: web.Application) -> None:
     """Sockets and peers are closed before the server waits for its handlers to return."""
     await app[SESSIONS].close()

@@ -148,9 +148,7 @@ class AvatarStore:
         task.add_done_callback(self._tasks.discard)
         return entry
 
-    async def _prepare(
-        self, entry: Entry, photo: bytes | Path, consent: str, face: int | None
-    ) -> None:
+    async def _prepare(self, entry: Entry, photo: bytes | Path, consent: str, face: int | None) -> None:
         def progress(stage: str, share: float) -> None:
             entry.stage, entry.progress = stage, min(1.0, max(entry.progress, share))
 
@@ -180,7 +178,10 @@ class AvatarStore:
         except Exception:
             log.exception("enrolment failed avatar=%s", entry.id)
             entry.state = "failed"
-            entry.error = {"code": "internal", "message": "The photo could not be prepared; the server's log says why."}
+            entry.error = {
+                "code": "internal",
+                "message": "The photo could not be prepared; the server's log says why.",
+            }
         else:
             entry.avatar, entry.picture = avatar, picture
             entry.name = str(getattr(avatar, "metadata", {}).get("name") or entry.name)

@@ -134,7 +134,9 @@ class AudioSocket:
         await self._socket.close(code=1001, message=b"session closed")
 
     def _event(self, event: Event) -> None:
-        if self._events.full():  # a client that reads nothing loses the oldest events, not the server's memory
+        if (
+            self._events.full()
+        ):  # a client that reads nothing loses the oldest events, not the server's memory
             self._events.get_nowait()
         self._events.put_nowait(event)
 

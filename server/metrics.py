@@ -88,7 +88,9 @@ class Metrics:
         self.speech_seconds = Counter("visavis_speech_seconds_total", "Seconds of speech taken in.")
         self.enrollments = Counter("visavis_enrollments_total", "Photos enrolled.")
         self.enrollment_failures = Counter("visavis_enrollment_failures_total", "Photos refused or failed.")
-        self.step_seconds = Histogram("visavis_step_seconds", "Time to compute one frame and convert its colours.")
+        self.step_seconds = Histogram(
+            "visavis_step_seconds", "Time to compute one frame and convert its colours."
+        )
         self.encode_seconds = Histogram("visavis_encode_seconds", "Time to encode one video frame.")
         self._gauges: list[Gauge] = []
 

@@ -165,11 +165,15 @@ class AvatarAudioTrack(MediaStreamTrack):
             self._received = loop.time()
         elif not self._subscription.sounds:
             # both blocks at once would look like jitter to the receiver, which answers with a longer buffer
-            await asyncio.sleep(max(0.0, self._received + self._block * FRAME_S / BLOCKS_PER_FRAME - loop.time()))
+            await asyncio.sleep(
+                max(0.0, self._received + self._block * FRAME_S / BLOCKS_PER_FRAME - loop.time())
+            )
         if self._subscription.closed:
             raise MediaStreamError
         pair, start = self._pair, self._block * OPUS_FRAME
-        frame = av.AudioFrame.from_ndarray(pair.audio[None, start : start + OPUS_FRAME], format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            pair.audio[None, start : start + OPUS_FRAME], format="s16", layout="mono"
+        )
         frame.sample_rate = PLAYBACK_RATE
         frame.time_base = AUDIO_TIME_BASE
         frame.pts = (pair.stamp - self._subscription.origin) * PLAYBACK_SAMPLES_PER_FRAME + start

@@ -130,7 +130,8 @@ async def health(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus."""
     return web.Response(
-        body=request.app[METRICS].render().encode(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
+        body=request.app[METRICS].render().encode(),
+        headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"},
     )
 
 
@@ -161,7 +162,9 @@ async def enroll_avatar(request: web.Request) -> web.Response:
     """Multipart: `consent` (a statement), `photo` (a file); optionally `name` and `face` (number from the left)."""
     config = request.app[CONFIG]
     if request.content_type != "multipart/form-data":
-        raise ApiError(415, "unsupported_media_type", "Send the photo as multipart/form-data with a field 'photo'.")
+        raise ApiError(
+            415, "unsupported_media_type", "Send the photo as multipart/form-data with a field 'photo'."
+        )
     photo, fields = await _read_form(request, config)
     consent = fields.get("consent", "").strip()
     if not consent:
@@ -200,7 +203,9 @@ async def _read_form(request: web.Request, config: ServerConfig) -> tuple[bytes,
             while chunk := await part.read_chunk(65536):
                 data += chunk
                 if len(data) > limit:
-                    raise ApiError(413, "too_large", f"The field '{part.name}' may hold {limit} bytes at most.")
+                    raise ApiError(
+                        413, "too_large", f"The field '{part.name}' may hold {limit} bytes at most."
+                    )
             if part.name == "photo":
                 photo = bytes(data)
             elif part.name in ("consent", "name", "face"):
@@ -293,7 +298,9 @@ async def clear_session(request: web.Request) -> web.Response:
 async def _negotiate(request: web.Request, sdp: str, *, watch: bool, listen: bool) -> tuple[Viewer, str]:
     session, config = _session(request), request.app[CONFIG]
     if len(session.connections) >= config.max_viewers:
-        raise ApiError(503, "busy", "This session has as many connections as it may have.", {"Retry-After": "5"})
+        raise ApiError(
+            503, "busy", "This session has as many connections as it may have.", {"Retry-After": "5"}
+        )
     viewer = Viewer(session, config)
     return viewer, await viewer.answer(resolve_mdns(sdp, request.remote), watch=watch, listen=listen)
 
@@ -304,7 +311,7 @@ async def offer(request: web.Request) -> web.Response:
     _session(request)
     message = await _json(request, request.app[CONFIG].max_sdp_bytes)
     if not isinstance(message.get("sdp"), str) or message.get("type") != "offer":
-        raise ApiError(400, "bad_sdp", "Send {\"type\": \"offer\", \"sdp\": \"v=0...\"}.")
+        raise ApiError(400, "bad_sdp", 'Send {"type": "offer", "sdp": "v=0..."}.')
     viewer, answer = await _negotiate(request, message["sdp"], watch=True, listen=True)
     return web.json_response({"type": "answer", "sdp": answer, "connection": viewer.id})
 
@@ -363,7 +370,9 @@ async def audio(request: web.Request) -> web.StreamResponse:
     """WebSocket: speech in, playback events out (see `visavis.server.ingest`)."""
     session, config = _session(request), request.app[CONFIG]
     if len(session.connections) >= config.max_viewers:
-        raise ApiError(503, "busy", "This session has as many connections as it may have.", {"Retry-After": "5"})
+        raise ApiError(
+            503, "busy", "This session has as many connections as it may have.", {"Retry-After": "5"}
+        )
     socket = web.WebSocketResponse(
         protocols=("visavis",), max_msg_size=config.max_message_bytes, heartbeat=HEARTBEAT_S, compress=False
     )

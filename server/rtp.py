@@ -49,7 +49,9 @@ def report_capture_time(sender: Any, capture_time: Callable[[int], float]) -> No
         for packet in list(packets):
             if isinstance(packet, RtcpSrPacket):
                 if origin is None or stamp is None:
-                    packets.remove(packet)  # nothing was sent yet: a report would pair stamp 0 with the year 1900
+                    packets.remove(
+                        packet
+                    )  # nothing was sent yet: a report would pair stamp 0 with the year 1900
                     continue
                 packet.sender_info.rtp_timestamp = (origin + stamp) & 0xFFFFFFFF
                 packet.sender_info.ntp_timestamp = ntp_timestamp(capture_time(stamp))

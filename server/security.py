@@ -94,7 +94,9 @@ def security_middleware(config: ServerConfig) -> object:
             name = _hostname(request.headers.get("Host", ""))
             if name not in LOOPBACK_HOSTS and name not in config.allowed_hosts:
                 response: web.StreamResponse = error_response(
-                    403, "host", "This server answers to localhost only; start it with --allow-host to add a name."
+                    403,
+                    "host",
+                    "This server answers to localhost only; start it with --allow-host to add a name.",
                 )
                 response.headers.update(HEADERS)
                 return response

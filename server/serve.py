@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         asyncio.run(_serve(config))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise ServeError(f"cannot listen on {config.host}:{config.port} ({reason}); try another --port") from None
+        raise ServeError(
+            f"cannot listen on {config.host}:{config.port} ({reason}); try another --port"
+        ) from None
     return 0
 
 
@@ -94,7 +96,10 @@ async def _serve(config: ServerConfig) -> None:
         shown = f"[{host}]" if ":" in host else host
         print(f"visavis is at http://{shown}:{port}   (Ctrl-C ends it)", flush=True)
         if not config.loopback:
-            print("Browsers give the microphone only to https or localhost: put a TLS proxy in front.", flush=True)
+            print(
+                "Browsers give the microphone only to https or localhost: put a TLS proxy in front.",
+                flush=True,
+            )
         # Networks and avatars make a large, lasting heap: without this the garbage collector walks it in the middle of calls.
         gc.collect()
         gc.freeze()

@@ -299,9 +299,15 @@ class SessionRegistry:
                 reason = None
                 if session.failure:
                     reason = "failed"
-                elif session.idle_since is not None and loop.time() - session.idle_since > self._config.linger_s:
+                elif (
+                    session.idle_since is not None
+                    and loop.time() - session.idle_since > self._config.linger_s
+                ):
                     reason = "unused"
-                elif self._config.max_session_s and time.time() - session.started_at > self._config.max_session_s:
+                elif (
+                    self._config.max_session_s
+                    and time.time() - session.started_at > self._config.max_session_s
+                ):
                     reason = "time_limit"
                 if reason:
                     await self.end(session, reason)
@@ -314,5 +320,3 @@ class SessionRegistry:
 def audio_refused(error: VisavisError) -> Event:
     """The event that tells a caller that its speech was not taken."""
     return {"type": "error", "error": {"code": error.code, "message": str(error)}}
-
-

@@ -90,9 +90,13 @@ class Viewer:
         if not sdp.startswith("v=0") or not sections or len(sections) > MAX_MEDIA_SECTIONS:
             raise ApiError(400, "bad_sdp", f"An offer is SDP with 1 to {MAX_MEDIA_SECTIONS} media sections.")
         if watch and "video" not in sections:
-            raise ApiError(400, "no_video", "The offer has no video section, so there is no way to show the avatar.")
+            raise ApiError(
+                400, "no_video", "The offer has no video section, so there is no way to show the avatar."
+            )
         if not watch and "audio" not in sections:
-            raise ApiError(400, "no_audio", "The offer has no audio section, so there is no way to hear anybody.")
+            raise ApiError(
+                400, "no_audio", "The offer has no audio section, so there is no way to hear anybody."
+            )
         pc = self._pc
         if listen:
             pc.on("track", self._on_track)

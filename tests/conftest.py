@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import visavis.engine.enroll as enrolment
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import find_face

@@ -73,7 +73,9 @@ class OpenVinoNetwork:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._request.infer(dict(inputs), share_inputs=True)
-        return {name: np.array(self._request.get_output_tensor(k).data) for k, name in enumerate(self.outputs)}
+        return {
+            name: np.array(self._request.get_output_tensor(k).data) for k, name in enumerate(self.outputs)
+        }
 
 
 def load(path: str | Path, threads: int = 1) -> Network:

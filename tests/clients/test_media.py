@@ -17,8 +17,12 @@ def encode(path, codec, rate, seconds=1.0, channels=1):
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=rate)
         stream.layout = "mono" if channels == 1 else "stereo"
-        resampler = av.AudioResampler(format=stream.format, layout=stream.layout, rate=rate, frame_size=stream.frame_size or 1024)
-        frame = av.AudioFrame.from_ndarray(np.repeat(tone, channels)[None], format="s16", layout=stream.layout)
+        resampler = av.AudioResampler(
+            format=stream.format, layout=stream.layout, rate=rate, frame_size=stream.frame_size or 1024
+        )
+        frame = av.AudioFrame.from_ndarray(
+            np.repeat(tone, channels)[None], format="s16", layout=stream.layout
+        )
         frame.sample_rate = rate
         for part in resampler.resample(frame) + resampler.resample(None):
             file.mux(stream.encode(part))
@@ -65,7 +69,9 @@ def test_broken_sound_is_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("broken") / "a.flac"
     whole = encode(path, "flac", 16000).read_bytes()
     bad = bytearray(whole[: data.draw(st.integers(0, len(whole)))])
-    for at, value in data.draw(st.lists(st.tuples(st.integers(0, max(0, len(bad) - 1)), st.integers(0, 255)), max_size=8)):
+    for at, value in data.draw(
+        st.lists(st.tuples(st.integers(0, max(0, len(bad) - 1)), st.integers(0, 255)), max_size=8)
+    ):
         if bad:
             bad[at] = value
     path.write_bytes(bad)
@@ -94,11 +100,20 @@ def test_a_movie_has_the_frames_and_the_samples_given(tmp_path):
     with av.open(str(out)) as movie:
         video, audio = movie.streams.video[0], movie.streams.audio[0]
         assert (video.width, video.height, float(video.average_rate)) == (64, 48, 25.0)
-        assert video.codec_context.name == "h264" and video.pix_fmt == "yuv420p" and audio.codec_context.name == "aac"
+        assert (
+            video.codec_context.name == "h264"
+            and video.pix_fmt == "yuv420p"
+            and audio.codec_context.name == "aac"
+        )
         stamps = [frame.time for frame in movie.decode(video)]
         assert np.allclose(stamps, np.arange(50) / 25)
     with av.open(str(out)) as movie:
-        assert abs(float(movie.streams.audio[0].duration * movie.streams.audio[0].time_base) - len(sound) / 48000) < 0.003
+        assert (
+            abs(
+                float(movie.streams.audio[0].duration * movie.streams.audio[0].time_base) - len(sound) / 48000
+            )
+            < 0.003
+        )
 
 
 def test_a_movie_that_fails_leaves_no_file(tmp_path):

@@ -19,7 +19,23 @@ PHOTO = Path(visavis.engine.__path__[0]) / "assets" / "astronaut.png"
 @pytest.fixture(scope="module")
 def avatar(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("avatar") / "demo.avatar"
-    assert cli.main(["enroll", str(PHOTO), "-o", str(path), "--size", "256", "--consent", "public domain", "--name", "Demo"]) == 0
+    assert (
+        cli.main(
+            [
+                "enroll",
+                str(PHOTO),
+                "-o",
+                str(path),
+                "--size",
+                "256",
+                "--consent",
+                "public domain",
+                "--name",
+                "Demo",
+            ]
+        )
+        == 0
+    )
     return path
 
 
@@ -42,7 +58,10 @@ def test_speech_becomes_a_movie_of_its_length(avatar, tmp_path):
     pcm = (7000 * np.sin(2 * np.pi * 330 * np.arange(int(1.37 * rate)) / rate)).astype("<i2")
     speech = write_wav(tmp_path / "s.wav", pcm, rate)
     for name in ("a", "b"):
-        assert cli.main(["render", str(avatar), str(speech), "-o", str(tmp_path / f"{name}.mp4"), "--seed", "5"]) == 0
+        assert (
+            cli.main(["render", str(avatar), str(speech), "-o", str(tmp_path / f"{name}.mp4"), "--seed", "5"])
+            == 0
+        )
     assert {p.name for p in tmp_path.iterdir()} == {"s.wav", "a.mp4", "b.mp4"}
     images, sound = read(tmp_path / "a.mp4")
     assert len(images) == np.ceil(1.37 * 25)

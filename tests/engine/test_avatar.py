@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
-
 from visavis.engine.avatar import Avatar
 from visavis.engine.enroll import enroll
 from visavis.engine.errors import AvatarError, PhotoError

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.fit import FLIP, Camera, Fit, fit_landmarks, rescale
 from visavis.engine.body.model import load_body, rotation_matrix, rotation_vector

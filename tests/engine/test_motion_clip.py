@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from visavis.engine.errors import MotionError
 from visavis.engine.motion.channels import ARKIT, CHANNELS, INDEX, N_CHANNELS, MotionClip
 
@@ -22,7 +21,12 @@ def test_round_trip_and_matching_by_name(tmp_path):
     clip.save(tmp_path / "m.npz")
     again = MotionClip.load(tmp_path / "m.npz")
     assert (again.motion == clip.motion).all() and again.fps == 25 and (again.confidence == 1).all()
-    np.savez(tmp_path / "few.npz", motion=np.ones((4, 2), np.float32), channels=np.array(["head.y", "jawOpen"]), fps=30.0)
+    np.savez(
+        tmp_path / "few.npz",
+        motion=np.ones((4, 2), np.float32),
+        channels=np.array(["head.y", "jawOpen"]),
+        fps=30.0,
+    )
     few = MotionClip.load(tmp_path / "few.npz")
     assert few.fps == 30 and few.motion.sum() == 8 and (few.motion[:, INDEX["jawOpen"]] == 1).all()
 

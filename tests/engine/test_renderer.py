@@ -7,7 +7,6 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-
 from visavis.engine.avatar import Avatar
 from visavis.engine.motion.channels import INDEX, N_CHANNELS, zero_motion
 from visavis.engine.video.renderer import Renderer

@@ -7,7 +7,6 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-
 from visavis.engine.body.track import read_frames, track, track_frames
 from visavis.engine.errors import VideoError
 from visavis.engine.motion.channels import INDEX, N_CHANNELS
@@ -50,7 +49,8 @@ def tracked(movie):
 
 
 @pytest.mark.parametrize(
-    "channel, least", [("jawOpen", 0.9), ("head.y", 0.97), ("head.x", 0.9), ("eyeBlinkLeft", 0.7), ("gazeYawLeft", 0.85)]
+    "channel, least",
+    [("jawOpen", 0.9), ("head.y", 0.97), ("head.x", 0.9), ("eyeBlinkLeft", 0.7), ("gazeYawLeft", 0.85)],
 )
 def test_known_motion_comes_back(tracked, known_motion, channel, least):
     found, true = tracked.clip.motion[:, INDEX[channel]], known_motion[:, INDEX[channel]]

@@ -52,12 +52,16 @@ class DoubleSession:
         pcm = np.asarray(pcm)
         if pcm.dtype != np.int16 or not 8000 <= rate <= 48000:
             raise AudioError(f"cannot use {pcm.dtype} at {rate} Hz")
-        samples = np.interp(np.arange(0, len(pcm) * SAMPLE_RATE / rate) * rate / SAMPLE_RATE, np.arange(len(pcm)), pcm)
+        samples = np.interp(
+            np.arange(0, len(pcm) * SAMPLE_RATE / rate) * rate / SAMPLE_RATE, np.arange(len(pcm)), pcm
+        )
         queue = np.concatenate([self.queue, samples.astype(np.int16)])
         if live:
             queue = queue[-SAMPLE_RATE // 4 :]
         elif len(queue) > self.max_queue_s * SAMPLE_RATE:
-            raise QueueFullError(f"{len(queue) / SAMPLE_RATE:.1f} s would be queued, {self.max_queue_s:g} s is the bound")
+            raise QueueFullError(
+                f"{len(queue) / SAMPLE_RATE:.1f} s would be queued, {self.max_queue_s:g} s is the bound"
+            )
         self.queue = queue
 
     def commit(self):

@@ -63,7 +63,9 @@ async def serving(engine: DoubleEngine | None = None, **settings: Any) -> AsyncI
 
 def engine_threads() -> list[str]:
     """Names of live threads that belong to sessions or peers."""
-    return [t.name for t in threading.enumerate() if t.name.startswith("session-") or t.name.endswith("-decoder")]
+    return [
+        t.name for t in threading.enumerate() if t.name.startswith("session-") or t.name.endswith("-decoder")
+    ]
 
 
 async def settled(seconds: float = 5.0) -> tuple[list[str], list[str]]:
@@ -75,7 +77,8 @@ async def settled(seconds: float = 5.0) -> tuple[list[str], list[str]]:
         tasks = [
             t.get_name()
             for t in asyncio.all_tasks()
-            if t is not asyncio.current_task() and t.get_name().split("-")[0] in ("clock", "events", "speech", "connect", "drain")
+            if t is not asyncio.current_task()
+            and t.get_name().split("-")[0] in ("clock", "events", "speech", "connect", "drain")
         ]
         threads = engine_threads()
         if (not tasks and not threads) or loop.time() > deadline:

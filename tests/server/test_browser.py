@@ -31,7 +31,9 @@ def test_a_call_in_chromium(tmp_path):
             first = await start_call(page, api.url + "/", "mic")
             await asyncio.sleep(3.0)  # the browser's buffers find their depth
             recording = await record(page, 12.0)
-            figures = await page.evaluate("['fps', 'delay', 'rtt'].map((k) => document.getElementById('f-' + k).textContent)")
+            figures = await page.evaluate(
+                "['fps', 'delay', 'rtt'].map((k) => document.getElementById('f-' + k).textContent)"
+            )
             muted = await page.evaluate("document.getElementById('voice').muted")
             await page.evaluate("document.getElementById('call').click()")
             await page.wait_for("document.getElementById('call-text').textContent === 'Start the call'")
@@ -59,7 +61,9 @@ def test_a_call_in_chromium(tmp_path):
     moved = np.interp(recording.shown - lag / 1000, times, levels)
     speaking, resting = moved > 0.5 * levels.max(), moved < 0.05 * levels.max()
     assert speaking.sum() > 50 and resting.sum() > 50
-    assert np.median(mouths[speaking]) > 4 * np.median(mouths[resting]), "the mouth moves with the speech and rests in the pauses"
+    assert np.median(mouths[speaking]) > 4 * np.median(mouths[resting]), (
+        "the mouth moves with the speech and rests in the pauses"
+    )
 
     skew = recording.skew_ms()
     assert len(skew) > 5 and np.abs(np.median(skew)) <= 45, skew
@@ -92,7 +96,9 @@ def test_the_demo_person_speaks_in_chromium(tmp_path):
     heard = np.interp(recording.shown - figures["lag_by_correlation_ms"] / 1000, times, levels)
     speaking, resting = heard > 0.3 * np.percentile(levels, 97), heard < 0.02 * levels.max()
     moving, still = aperture[speaking], aperture[resting]
-    assert np.percentile(moving, 75) > 2 * np.percentile(still, 50), "the lips part in speech and meet in the pauses"
+    assert np.percentile(moving, 75) > 2 * np.percentile(still, 50), (
+        "the lips part in speech and meet in the pauses"
+    )
     assert abs(figures["sound_after_picture_ms"]) <= 45, figures
 
 
@@ -147,7 +153,9 @@ def test_a_photo_is_added_on_the_page_with_consent(tmp_path):
             field = (await page.send("DOM.querySelector", nodeId=root, selector="#photo"))["nodeId"]
             await page.send("DOM.setFileInputFiles", nodeId=field, files=[str(tmp_path / "me.png")])
             await page.wait_for("document.getElementById('consent').open")
-            assert await page.evaluate("document.getElementById('consent-ok').disabled"), "not without consent"
+            assert await page.evaluate("document.getElementById('consent-ok').disabled"), (
+                "not without consent"
+            )
             await page.evaluate("document.getElementById('consent-check').click()")
             await page.evaluate("document.getElementById('consent-ok').click()")
             await page.wait_for("document.querySelectorAll('.person').length === 2")

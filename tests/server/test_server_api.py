@@ -46,7 +46,9 @@ def test_the_page_and_its_files_are_served_with_a_strict_policy():
                     assert response.status == 200 and body, path
                     assert response.headers["X-Content-Type-Options"] == "nosniff"
                     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
-                    assert path == "/sample.wav" or b"https://" not in body, f"{path} asks for something outside"
+                    assert path == "/sample.wav" or b"https://" not in body, (
+                        f"{path} asks for something outside"
+                    )
 
     run(go())
 
@@ -72,7 +74,9 @@ def test_health_config_and_metrics():
 def test_a_photo_is_enrolled_with_progress_and_its_consent():
     async def go():
         async with serving(DoubleEngine(enroll_s=0.4), demo=False) as api:
-            status, person = await api.call("POST", "/v1/avatars", data=form(photo=PNG, consent="mine", name="Ada"))
+            status, person = await api.call(
+                "POST", "/v1/avatars", data=form(photo=PNG, consent="mine", name="Ada")
+            )
             assert status == 202 and person["state"] in ("waiting", "enrolling")
             refused(await api.call("GET", f"/v1/avatars/{person['id']}/picture"), 409, "not_ready")
             refused(await api.call("POST", "/v1/sessions", json={"avatar": person["id"]}), 409, "not_ready")
@@ -120,15 +124,27 @@ def test_a_body_that_is_no_form_is_refused():
     async def go():
         async with serving() as api:
             refused(await api.call("POST", "/v1/avatars", data=PNG), 415)
-            for body in (b"", b"--x", b"--x\r\n\r\n", b"garbage" * 100, b"--x\r\nContent-Length: -1\r\n\r\nz\r\n--x--"):
+            for body in (
+                b"",
+                b"--x",
+                b"--x\r\n\r\n",
+                b"garbage" * 100,
+                b"--x\r\nContent-Length: -1\r\n\r\nz\r\n--x--",
+            ):
                 refused(
                     await api.call(
-                        "POST", "/v1/avatars", data=body, headers={"Content-Type": "multipart/form-data; boundary=x"}
+                        "POST",
+                        "/v1/avatars",
+                        data=body,
+                        headers={"Content-Type": "multipart/form-data; boundary=x"},
                     ),
                     400,
                 )
             refused(
-                await api.call("POST", "/v1/avatars", data=b"x", headers={"Content-Type": "multipart/form-data"}), 400
+                await api.call(
+                    "POST", "/v1/avatars", data=b"x", headers={"Content-Type": "multipart/form-data"}
+                ),
+                400,
             )
 
     run(go())
@@ -192,7 +208,13 @@ def test_sessions_open_with_their_own_token_only():
             ):  # fmt: skip
                 refused(await api.call(method, where), 401, "token_missing")
                 refused(await api.call(method, where, headers=key), 401, "token_wrong")
-            for header in ("Bearer", "Bearer  ", "Basic abc", "Bearer \u00e9", "bearer " + one["token"] + "x"):
+            for header in (
+                "Bearer",
+                "Bearer  ",
+                "Basic abc",
+                "Bearer \u00e9",
+                "bearer " + one["token"] + "x",
+            ):
                 refused(await api.call("GET", path, headers={"Authorization": header}), 401)
             assert (await api.call("GET", f"/v1/sessions/{one['id']}", headers=key))[1]["avatar"] == "demo"
             assert (await api.call("DELETE", f"/v1/sessions/{one['id']}", headers=key))[0] == 204
@@ -236,9 +258,19 @@ def test_offers_that_cannot_be_answered_leave_no_connection():
         async with serving() as api:
             info, key = await api.session()
             live = api.sessions.get(info["id"])
-            bad = ["", "v=0", "v=0\r\n", "v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n", "\x00" * 99, "v=0\r\n" + "m=video 9 x 1\r\n" * 50]
+            bad = [
+                "",
+                "v=0",
+                "v=0\r\n",
+                "v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n",
+                "\x00" * 99,
+                "v=0\r\n" + "m=video 9 x 1\r\n" * 50,
+            ]
             for sdp in bad:
-                refused(await api.call("POST", info["offer"], json={"type": "offer", "sdp": sdp}, headers=key), 400)
+                refused(
+                    await api.call("POST", info["offer"], json={"type": "offer", "sdp": sdp}, headers=key),
+                    400,
+                )
             for body in ({}, {"type": "answer", "sdp": "v=0"}, {"type": "offer", "sdp": 3}):
                 refused(await api.call("POST", info["offer"], json=body, headers=key), 400)
             refused(await api.call("POST", info["offer"], data=b"x" * 400_000, headers=key), 413)
@@ -281,7 +313,9 @@ def test_mutated_offers_are_answered_or_refused_but_never_break_the_server():
                             letters[int(rng.integers(len(letters)))] = chr(int(rng.integers(1, 300)))
                             mutated[at] = "".join(letters)
                 sdp = "\r\n".join(mutated) + "\r\n"
-                answer = await api.call("POST", info["offer"], json={"type": "offer", "sdp": sdp}, headers=key)
+                answer = await api.call(
+                    "POST", info["offer"], json={"type": "offer", "sdp": sdp}, headers=key
+                )
                 assert answer[0] == 200 or refused(answer, 400)
             assert (await api.call("GET", "/healthz"))[0] == 200
 
@@ -307,7 +341,9 @@ def test_foreign_hosts_and_origins_are_refused():
             refused(await api.call("GET", "/v1/avatars", headers={"Host": "evil.example"}), 403, "host")
             assert (await api.call("GET", "/v1/avatars", headers={"Host": "friend:80"}))[0] == 200
             for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://["):
-                refused(await api.call("POST", "/v1/sessions", json={}, headers={"Origin": origin}), 403, "origin")
+                refused(
+                    await api.call("POST", "/v1/sessions", json={}, headers={"Origin": origin}), 403, "origin"
+                )
             for origin in (api.url, "https://ok.example"):
                 assert (await api.call("GET", "/v1/avatars", headers={"Origin": origin}))[0] == 200
 
@@ -332,7 +368,9 @@ def test_any_json_is_answered():
                     assert 400 <= status < 500
 
     @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(st.lists(JSON | st.dictionaries(st.sampled_from(["avatar", "seed", "sdp", "type"]), JSON), max_size=6))
+    @given(
+        st.lists(JSON | st.dictionaries(st.sampled_from(["avatar", "seed", "sdp", "type"]), JSON), max_size=6)
+    )
     def check(bodies):
         run(go(bodies))
 

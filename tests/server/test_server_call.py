@@ -61,7 +61,9 @@ def test_the_mouth_moves_with_the_speech_and_the_sound(tmp_path, ingest):
     assert mouths.max() > 0.5 and np.percentile(mouths, 20) < 0.1
     # lag in frames at which mouth and sound agree best: they belong together
     mouths, loudness = mouths - mouths.mean(), loudness - loudness.mean()
-    agree = {lag: float(np.dot(mouths[8 + lag : len(mouths) - 8 + lag], loudness[8:-8])) for lag in range(-8, 9)}
+    agree = {
+        lag: float(np.dot(mouths[8 + lag : len(mouths) - 8 + lag], loudness[8:-8])) for lag in range(-8, 9)
+    }
     assert abs(max(agree, key=agree.get)) <= 1, agree
     assert np.corrcoef(mouths[2:-2], loudness[2:-2])[0, 1] > 0.8
 
@@ -73,7 +75,9 @@ async def viewer(api, info, key, where="whep", kinds=("audio", "video"), **optio
         pc.addTransceiver(kind, direction="recvonly", **options)
     await pc.setLocalDescription(await pc.createOffer())
     headers = key | {"Content-Type": "application/sdp"}
-    async with api.http.post(api.url + info[where], data=pc.localDescription.sdp, headers=headers) as response:
+    async with api.http.post(
+        api.url + info[where], data=pc.localDescription.sdp, headers=headers
+    ) as response:
         assert response.status == 201, await response.text()
         assert response.content_type == "application/sdp"
         location = response.headers["Location"]
@@ -122,7 +126,9 @@ def test_whip_speech_is_heard_by_who_watches(tmp_path):
             speaking.addTrack(microphone)
             await speaking.setLocalDescription(await speaking.createOffer())
             headers = key | {"Content-Type": "application/sdp"}
-            status, answer = await api.call("POST", info["whip"], data=speaking.localDescription.sdp, headers=headers)
+            status, answer = await api.call(
+                "POST", info["whip"], data=speaking.localDescription.sdp, headers=headers
+            )
             assert status == 201
             await speaking.setRemoteDescription(RTCSessionDescription(answer, "answer"))
             microphone.begin()
@@ -184,7 +190,9 @@ def test_the_connections_of_a_session_are_bounded():
         async with serving(max_viewers=1) as api:
             info, key = await api.session()
             pc, _ = await viewer(api, info, key, kinds=("video",))
-            status, body = await api.call("POST", info["whep"], data="v=0", headers=key | {"Content-Type": "application/sdp"})
+            status, body = await api.call(
+                "POST", info["whep"], data="v=0", headers=key | {"Content-Type": "application/sdp"}
+            )
             assert status == 503 and body["error"]["code"] == "busy"
             await pc.close()
 

@@ -32,7 +32,14 @@ def test_any_text_is_a_command_or_one_error(text):
         assert str(error) and len(str(error)) < 300
 
 
-VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.lists(st.integers(), max_size=3)
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=12)
+    | st.lists(st.integers(), max_size=3)
+)
 
 
 @given(
@@ -52,14 +59,24 @@ def test_messages_with_wrong_values_are_refused(kind, fields):
 @given(st.lists(st.integers(-32768, 32767), max_size=50))
 def test_base64_carries_the_samples(samples):
     pcm = np.array(samples, "<i2")
-    text = json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(pcm.tobytes()).decode()})
+    text = json.dumps(
+        {"type": "input_audio_buffer.append", "audio": base64.b64encode(pcm.tobytes()).decode()}
+    )
     assert parse_text(text).pcm.tolist() == samples
 
 
 def test_the_first_message_names_the_rate():
     assert parse_text('{"rate": 24000}') == Configure(24000, False)
-    assert parse_text('{"type": "session.update", "session": {"rate": 48000, "live": true}}') == Configure(48000, True)
-    for bad in ('{"rate": 7999}', '{"rate": "24000"}', '{"rate": true}', '{"rate": 24000.5}', '{"type": "session.update", "session": 3}'):
+    assert parse_text('{"type": "session.update", "session": {"rate": 48000, "live": true}}') == Configure(
+        48000, True
+    )
+    for bad in (
+        '{"rate": 7999}',
+        '{"rate": "24000"}',
+        '{"rate": true}',
+        '{"rate": 24000.5}',
+        '{"type": "session.update", "session": 3}',
+    ):
         with pytest.raises(MessageError):
             parse_text(bad)
     with pytest.raises(MessageError, match="not JSON"):

@@ -76,7 +76,9 @@ def test_opus_keeps_the_stamps_of_its_blocks_across_a_gap():
         stamp_in = frame.pts
         payloads, stamp = encoder.encode(frame, False)
         assert len(payloads) == 1 and stamp == stamp_in
-        heard += [f.to_ndarray().reshape(-1, 2)[:, 0] for f in decoder.decode(JitterFrame(payloads[0], stamp))]
+        heard += [
+            f.to_ndarray().reshape(-1, 2)[:, 0] for f in decoder.decode(JitterFrame(payloads[0], stamp))
+        ]
     heard = np.concatenate(heard)
     spectrum = np.abs(np.fft.rfft(heard[9600:19200] * np.hanning(9600)))
     assert abs(np.argmax(spectrum) * 5 - 440) <= 5

@@ -49,7 +49,9 @@ def test_pairs_are_stamped_by_one_count_at_25_a_second():
             assert abs(pair.due - (session.publisher.anchor + pair.stamp * FRAME_S)) < 1e-6
             assert pair.i420.shape == (384, 256) and pair.audio.shape == (1920,)
             units = pair.stamp - subscription.origin
-            assert subscription.video_capture_time(units * 3600) == subscription.audio_capture_time(units * 1920)
+            assert subscription.video_capture_time(units * 3600) == subscription.audio_capture_time(
+                units * 1920
+            )
         await session.close()
 
     run(go())
