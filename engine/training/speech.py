@@ -548,8 +548,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--amplitude",
         type=float,
-        default=1.2,
-        help="at export: all channels times this; the mean of what lips might do is smaller than what they do",
+        default=1.0,
+        help="at export: all channels times this",
     )
     parser.add_argument(
         "--export", type=Path, help="folder to write speech.onnx and speech.safetensors to, from --out"
