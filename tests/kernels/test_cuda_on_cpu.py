@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from cuda_build import CUDA, SEEDS, aligned, build, pointer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,11 +16,6 @@ from visavis import kernels
 from visavis.engine.audio import mel
 
 several = settings(max_examples=12, deadline=None, derandomize=True)
-
-
-@pytest.fixture(scope="module")
-def cuda(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return ctypes.CDLL(str(build(tmp_path_factory.mktemp("cuda"))))
 
 
 def run_yuv(cuda: ctypes.CDLL, rgb: np.ndarray, mask: np.ndarray | None, nv12: bool) -> np.ndarray:
@@ -172,20 +166,6 @@ def caught(cuda: ctypes.CDLL) -> bool:
         if not np.allclose(run_mel(cuda, sound, np.ones((1, 1), np.uint8))[0, 0], wanted, atol=2e-3):
             return True
     return False
-
-
-def remove_barrier(text: str, n: int) -> tuple[str, str]:
-    """The text around the n-th barrier of a source, and the same without it."""
-    lines = text.split("\n")
-    at = [i for i, line in enumerate(lines) if line.strip() == "__syncthreads();"][n]
-    before = "\n".join(lines[at - 2 : at + 1])
-    return before, "\n".join(lines[at - 2 : at])
-
-
-@pytest.mark.parametrize("barrier", range(4))
-def test_a_deleted_barrier_is_caught(barrier: int, tmp_path: Path) -> None:
-    change = remove_barrier((CUDA / "log_mel.cu").read_text(), barrier)
-    assert caught(ctypes.CDLL(str(build(tmp_path, "log_mel.cu", change))))
 
 
 def in_a_process(body: Callable[[Path], None], path: Path) -> subprocess.CompletedProcess[str]:

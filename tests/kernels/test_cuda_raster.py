@@ -6,9 +6,8 @@ import ctypes
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 import raster_reference as reference
-from cuda_build import SEEDS, aligned, build, on_device, pointer
+from cuda_build import SEEDS, aligned, on_device, pointer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meshes import draw, sheet, soup
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from visavis.kernels import Target
 
 PERSPECTIVE, BICUBIC, CULL, BEGIN = 1, 2, 4, 8
+RECORD = 240  # bytes
 OUTPUTS = ("rgb", "coverage", "labels", "position")
 few = settings(max_examples=16, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -60,10 +60,12 @@ class Slot:
     scene: reference.Scene
     plate: NDArray[np.uint8]
     kind: bool
+    capacity: int = 0
     memory: dict[str, NDArray] = field(default_factory=dict)
     guarded: dict[str, NDArray] = field(default_factory=dict)
 
-    def prepare(self, scratch: int) -> RasterSlot:
+    def prepare(self, scratch: int, most: int) -> RasterSlot:
+        self.capacity = (most + 3) // 4 * 4
         s = self.scene
         h, w = self.plate.shape[:2]
         arrays = dict(triangles=s.triangles, uv=s.uv, attr=s.attr, part=s.part, edges=s.edge_flags)
@@ -95,6 +97,10 @@ class Slot:
         for name, block in self.guarded.items():
             edge = 16 if name == "scratch" else 32
             assert (block[:edge] == 77).all() and (block[-edge:] == 77).all(), f"{name}: written outside"
+        # The boxes of triangles that are not there: after the records of all that there may be.
+        n, block = len(self.scene.triangles), self.memory["scratch"]
+        first = self.capacity * RECORD
+        assert (block[first + 8 * n : first + 8 * self.capacity] == 77).all(), "more triangles than there are"
         return [self.memory[n].copy() for n in OUTPUTS]
 
 
@@ -110,7 +116,7 @@ def render(
     height, width = slots[0].plate.shape[:2]
     most = max(len(s.scene.triangles) for s in slots)
     scratch = cuda.vvc_raster_scratch(most, width, height)
-    table = (RasterSlot * len(slots))(*(s.prepare(scratch) for s in slots))
+    table = (RasterSlot * len(slots))(*(s.prepare(scratch, most) for s in slots))
     cuda.cuda_on_cpu_seed(order)
     results: list[list[NDArray]] = [[] for _ in slots]
     for more in (BEGIN, 0):
@@ -158,7 +164,8 @@ def random_slots(seed: int, kind: str, count: int, width: int, height: int) -> l
         alpha = bool(rng.random() < 0.6)
         size = max(width, height)
         if kind == "soup":
-            scene = soup(rng, int(rng.integers(1, 9)), size, alpha=alpha, height=0.0)
+            scene = soup(rng, int(rng.integers(1, 9)), size, alpha=alpha, height=0.0,
+                         lattice=int(rng.choice([2, 8])))  # fmt: skip
         else:
             rows, columns = rng.integers(3, 8, 2)
             scene = sheet(rng, int(rows), int(columns), size, alpha=alpha, hole=bool(rng.random() < 0.5))
@@ -170,11 +177,6 @@ def random_slots(seed: int, kind: str, count: int, width: int, height: int) -> l
         plate = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         slots.append(Slot(scene, plate, kind=bool(rng.random() < 0.7)))
     return slots
-
-
-@pytest.fixture(scope="module")
-def cuda(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return ctypes.CDLL(str(build(tmp_path_factory.mktemp("raster"), "raster.cu")))
 
 
 @few
@@ -198,6 +200,33 @@ def layered_slots() -> list[Slot]:
 
 def test_many_layers(cuda: ctypes.CDLL) -> None:
     check(cuda, layered_slots(), None)
+
+
+def veil_slots() -> list[Slot]:
+    """A half-transparent square in front of an opaque sheet with a hole and ramps all around, drawn after and before it."""
+    slots = []
+    for first in (False, True):
+        rng = np.random.default_rng(8)
+        scene = sheet(rng, 5, 6, 36, alpha=False, hole=True)
+        n = len(scene.uv)
+        scene.texture = np.concatenate([scene.texture, np.full((36, 30, 4), 140, np.uint8)], 1)
+        square = np.array([[-5, -5], [45, -5], [-5, 45], [45, 45]])
+        near = np.concatenate([square, np.full((4, 1), 0.5)], 1).astype(np.float32)
+        scene.vertices = np.concatenate([scene.vertices, near])
+        scene.uv = np.concatenate([scene.uv, np.full((4, 2), 50, np.float32)])
+        scene.attr = np.concatenate([scene.attr, np.ones((4, 3), np.float32)])
+        veil = np.array([[n, n + 1, n + 2], [n + 1, n + 3, n + 2]], np.int32)
+        order = np.roll(np.arange(len(scene.triangles) + 2), 2 * first)
+        scene.triangles = np.concatenate([scene.triangles, veil])[order]
+        scene.part = np.concatenate([scene.part, [200, 201]]).astype(np.uint8)[order]
+        scene.edge_flags = np.concatenate([scene.edge_flags, [0, 0]]).astype(np.uint8)[order]
+        scene.brightness = np.linspace(0.7, 1.1, n + 4, dtype=np.float32)
+        slots.append(Slot(scene, rng.integers(0, 256, (38, 40, 3), dtype=np.uint8), kind=True))
+    return slots
+
+
+def test_a_veil_before_ramps_and_opaque_triangles(cuda: ctypes.CDLL) -> None:
+    check(cuda, veil_slots(), None)
 
 
 def several_bins() -> list[Slot]:

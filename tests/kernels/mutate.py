@@ -1,0 +1,343 @@
+"""Breaks the CUDA sources in known ways and shows that the tests notice.
+
+    python tests/kernels/mutate.py [--source raster.cu] [--sanitize]
+
+Every mutant is one source with one change, built for the CPU and run through the checks of that source in a process of its
+own: a wrong number, a crash, a barrier that diverges or a hang means that it was caught. The sources as they are must pass
+first. --sanitize builds all of it with the address and undefined-behaviour sanitizers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import test_cuda_on_cpu as others
+import test_cuda_raster as raster
+import test_cuda_steps as steps
+from cuda_build import CUDA, build
+
+TIMEOUT = 120
+"""Seconds after which a mutant counts as hanging."""
+
+Check = Callable[[ctypes.CDLL], None]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    source: str
+    name: str
+    before: str
+    after: str
+
+
+def check_raster(cuda: ctypes.CDLL) -> None:
+    for seed, kind, count, width, height in (
+        (1, "sheet", 2, 33, 20),
+        (2, "soup", 2, 35, 17),
+        (3, "sheet", 1, 17, 34),
+        (4, "sheet", 2, 30, 30),
+        (9, "soup", 3, 20, 37),
+        (10, "soup", 2, 30, 30),
+        (14, "soup", 2, 30, 30),
+    ):
+        mask = np.arange(count).astype(np.uint8) % 2 if seed != 3 else None
+        raster.check(cuda, raster.random_slots(seed, kind, count, width, height), mask)
+    raster.test_many_layers(cuda)
+    raster.test_a_veil_before_ramps_and_opaque_triangles(cuda)
+    raster.test_several_bins_and_batches(cuda)
+    raster.test_broken_and_far_vertices(cuda)
+    raster.test_sizes_that_cannot_be_drawn_are_refused(cuda)
+
+
+def check_rgb_to_yuv(cuda: ctypes.CDLL) -> None:
+    for arguments in ((0, 33, 9, 2, True), (1, 3, 20, 3, True), (2, 19, 5, 2, False), (3, 7, 18, 3, False)):
+        others.test_rgb_to_yuv.hypothesis.inner_test(cuda, *arguments)  # type: ignore[attr-defined]
+
+
+def check_pose(cuda: ctypes.CDLL) -> None:
+    for arguments in ((0, 128, 5, 3, 2), (1, 300, 20, 9, 3), (2, 1, 0, 1, 2)):
+        others.test_pose.hypothesis.inner_test(cuda, *arguments)  # type: ignore[attr-defined]
+    others.test_pose_refuses_what_it_cannot_hold(cuda)
+
+
+def check_log_mel(cuda: ctypes.CDLL) -> None:
+    others.test_log_mel_is_the_stream_that_the_product_hears(cuda)
+
+
+def check_kv_ring(cuda: ctypes.CDLL) -> None:
+    steps.check_ring(cuda, 1, 2, 2, 3, 5, 2, 6)
+    steps.check_ring(cuda, 2, 1, 3, 0, 4, 3, 6)
+    steps.test_a_ring_of_more_rows_than_a_block_has_threads(cuda)
+    steps.test_positions_stay_bounded_after_days(cuda)
+    steps.test_kv_ring_refuses_what_does_not_fit(cuda)
+
+
+def check_sampler_step(cuda: ctypes.CDLL) -> None:
+    for seed in range(8):
+        steps.check_step(cuda, seed, 2, (520, 7, 600, 513)[seed // 4 + seed % 2], seed % 4)
+    steps.test_heun_is_exact_to_second_order(cuda)
+    steps.test_the_sampler_refuses_steps_without_their_arrays(cuda)
+
+
+def check_composite(cuda: ctypes.CDLL) -> None:
+    for seed in range(8):
+        steps.check_composite(cuda, seed, 2, (48, 46)[seed % 2], (20, 14)[seed // 4])
+    steps.test_composite_refuses_odd_frames(cuda)
+
+
+CHECKS: dict[str, Check] = {
+    "raster.cu": check_raster,
+    "rgb_to_yuv.cu": check_rgb_to_yuv,
+    "pose.cu": check_pose,
+    "log_mel.cu": check_log_mel,
+    "kv_ring.cu": check_kv_ring,
+    "sampler_step.cu": check_sampler_step,
+    "composite.cu": check_composite,
+}
+
+CHANGES: dict[str, list[tuple[str, str, str]]] = {
+    "raster.cu": [
+        ("mask upside down in setup", "if (mask && !mask[blockIdx.y])", "if (mask && mask[blockIdx.y])"),
+        ("no mask in draw", "  if (mask && !mask[blockIdx.z]) return;  // the same for the whole block\n"
+         "  const VvRasterSlot& s = slots[blockIdx.z];\n  const int tid",
+         "  const VvRasterSlot& s = slots[blockIdx.z];\n  const int tid"),
+        ("one triangle too many", "if (t >= s.n_triangles) return;", "if (t > s.n_triangles) return;"),
+        ("last triangle left out of the bins", "const bool wanted = t < s.n_triangles &&",
+         "const bool wanted = t < s.n_triangles - 1 &&"),
+        ("box ends a pixel early", "least((max_x + kSubpixel / 2) >> 8, width)",
+         "least((max_x - kSubpixel / 2) >> 8, width)"),
+        ("box begins a pixel late", "most((min_y + kSubpixel / 2 - 1) >> 8, 0)",
+         "most((min_y + kSubpixel * 3 / 2) >> 8, 0)"),
+        ("ramps do not reach into the next tile", "r.edges ? kSubpixel + kSubpixel / 2 : 0", "0"),
+        ("tile a pixel narrow", "b.x0 < x0 + side", "b.x0 < x0 + side - 1"),
+        ("tile takes its neighbour's edge only", "b.y1 > y0", "b.y1 > y0 + 1"),
+        ("order lost within a warp", "list[before + __popc(votes & ((1u << lane) - 1u))]",
+         "list[before + __popc(votes >> lane) - 1]"),
+        ("warps before this one miscounted", "if (w < warp) before", "if (w <= warp) before"),
+        ("second batch reads the first", "scratch.records + list[begin + i / kWords]",
+         "scratch.records + list[i / kWords]"),
+        ("last triangle of a batch left out", "for (int j = 0; j < count; ++j)\n          draw",
+         "for (int j = 0; j < count - 1; ++j)\n          draw"),
+        ("no bounds of the screen", "const bool on_screen = x < width && y < height;",
+         "const bool on_screen = x <= width && y < height;"),
+        ("the list's bin transposed", "y0 / kBin * bins_x + x0 / kBin", "x0 / kBin * bins_x + y0 / kBin"),
+        ("top-left rule upside down", "(top_left ? 0 : 1)", "(top_left ? 1 : 0)"),
+        ("edges with too few bits", "(e[0] | e[1] | e[2]) >= 0", "(e[0] | e[1]) >= 0"),
+        ("depth the wrong way", "const bool nearer = depth > front.depth;",
+         "const bool nearer = depth < front.depth;"),
+        ("affine texture", "u = u * inverse;", "u = u * 1.f;"),
+        ("attributes of the wrong plane", "r.gx[4 + k] * dx", "r.gx[3 + k] * dx"),
+        ("texels shifted", "(u + (kPad - 0.5f))", "(u + (kPad - 1.f))"),
+        ("one column of texels twice", "__ldg(p + static_cast<long>(i) * stride + j)",
+         "__ldg(p + static_cast<long>(i) * stride + (j & 2))"),
+        ("bilinear weights swapped", "l * (256 - fx) + r * fx", "r * (256 - fx) + l * fx"),
+        ("colour above alpha", "least(sum[c] >> 20, a)", "least(sum[c] >> 20, 255)"),
+        ("ramp without ends", "clamp((from_x * ex + from_y * ey) * scale, 0.f, 1.f)",
+         "((from_x * ex + from_y * ey) * scale)"),
+        ("flags of turned triangles", "r.flip ? 2 - flag : flag", "flag"),
+        ("ramps double each other", "if (with_low == Meet::kDropNew) return;", ""),
+        ("back layer forgotten", "back = top_opaque || back.depth == 0.f ? front : merge(front, back);",
+         "back = front;"),
+        ("stale back layer", "resolve<kBicubic>(s, shaded, front);\n      back",
+         "back"),
+        ("label of the back layer lost", "if (!labelled && two && alpha_of(back.color) >= 128)",
+         "if (!labelled && two && alpha_of(back.color) > 255)"),
+        ("brightness not kept to alpha", "out |= (v < a ? v : a) << k;", "out |= (v & 255u) << k;"),
+        ("a begun frame keeps its labels", "if (labelled || fresh) {", "if (labelled) {"),
+        ("coverage of the last frame", "static_cast<unsigned>(fresh ? 0 : s.coverage[o])",
+         "static_cast<unsigned>(s.coverage[o])"),
+    ],
+    "rgb_to_yuv.cu": [
+        ("mask upside down", "!mask[slot]", "mask[slot]"),
+        ("a block past the right edge", "if (x >= width ||", "if (x > width ||"),
+        ("rows past the end", "|| y >= height) return;", "|| y > height) return;"),
+        ("slots overlap", "slot * (area + area / 2)", "slot * area"),
+        ("tail two pixels long", "i < n; i += 2", "i < n - 2; i += 2"),
+        ("wide path for every width", "width % 16 == 0", "width % 2 == 0"),
+    ],
+    "yuv.cuh": [
+        ("luma of the wrong channel", "const int r0 = byte_of(a, 3 * i)", "const int r0 = byte_of(a, 3 * i + 1)"),
+        ("second plane misplaced", "(pu + area / 4) = ", "(pu + area / 2) = "),
+        ("U and V swapped", "(cu | cv << 8)", "(cv | cu << 8)"),
+        ("no rounding", "(128 << 17) + (1 << 16)", "(128 << 17)"),
+    ],
+    "pose.cu": [
+        ("mask upside down", "!mask[blockIdx.y]", "mask[blockIdx.y]"),
+        ("one vertex too many", "if (i >= vertices) return;", "if (i > vertices) return;"),
+        ("last shape left out", "k < shapes; ++k", "k < shapes - 1; ++k"),
+        ("planes of one shape only", "s.basis + 3 * plane * k", "s.basis + plane * k"),
+        ("sign of halves lost", "h & 0x8000u ? -x : x", "x"),
+        ("part of the joints", "k < 12 * joints", "k < 11 * joints"),
+    ],
+    "log_mel.cu": [
+        ("mask upside down", "!mask[slot]", "mask[slot]"),
+        ("state from the wrong place", "samples[kFrame + i]", "samples[kTail + i]"),
+        ("last band left out", "if (tid < kBands)", "if (tid < kBands - 1)"),
+        ("upper bins left out", "i <= kFft / 2", "i <= kFft / 4"),
+        ("butterflies one apart", "b = a + half;", "b = a + half - (half > 1);"),
+    ],
+    "kv_ring.cu": [
+        ("mask upside down", "if (mask && !mask[slot]) return;\n", "if (mask && mask[slot]) return;\n"),
+        ("no mask for the counters", "  if (mask && !mask[slot]) return;  // the same for the whole block\n", ""),
+        ("one row too few", "if (row < ring.fresh) {", "if (row < ring.fresh - 1) {"),
+        ("one row too many", "if (row < ring.fresh) {", "if (row <= ring.fresh) {"),
+        ("ring over the sink", "to[static_cast<long>(ring.sink + at) * ring.words] =",
+         "to[static_cast<long>(at) * ring.words] ="),
+        ("ring one row short", "+ row) % ring.window)", "+ row) % (ring.window > 1 ? ring.window - 1 : 1))"),
+        ("reset forgotten", "return reset && reset[slot] ? 0 : written[slot];", "return written[slot];"),
+        ("sink at every call", "sink && reset && reset[slot]", "sink && reset"),
+        ("plane of another slot", "static_cast<long>(blockIdx.z) * ring.slots + slot",
+         "static_cast<long>(blockIdx.z) + slot"),
+        ("oldest off by one", "total > ring.window ? total - ring.window : 0",
+         "total > ring.window ? total - ring.window + 1 : 0"),
+        ("ages without wrapping", "newest_at - at + ring.window;", "newest_at - at;"),
+    ],
+    "sampler_step.cu": [
+        ("mask upside down", "s.mask && !s.mask[slot]", "s.mask && s.mask[slot]"),
+        ("one group too many", "if (4 * group >= n) return;", "if (4 * group > n) return;"),
+        ("tail overruns", "n - 4 * group < 4 ? n - 4 * group : 4", "4"),
+        ("wide where rows are not aligned", "n % 4 == 0", "n % 2 == 0 || n > 512"),
+        ("nine rounds", "round < 10", "round < 9"),
+        ("noise of slot 0 for all", "s.seeds[slot]", "s.seeds[0]"),
+        ("frame forgotten", "s.frames[slot], s.purpose", "0u, s.purpose"),
+        ("step and purpose swapped", "s.step, s.frames[slot], s.purpose", "s.purpose, s.frames[slot], s.step"),
+        ("guidance the wrong way", "v[k] = u[k] + s.guidance * (v[k] - u[k])",
+         "v[k] = u[k] + s.guidance * (u[k] - v[k])"),
+        ("whole step kept", "kept[k] = x[k] + half * v[k]", "kept[k] = x[k] + s.dt * v[k]"),
+        ("corrector from x", "s.kind == kCorrector ? s.kept : s.x", "s.x"),
+        ("noise in the predictor", "s.sigma != 0.f && s.kind != kPredictor", "s.sigma != 0.f"),
+        ("pairs share an angle", "const float2 d0 = direction(w.y), d1 = direction(w.w);",
+         "const float2 d0 = direction(w.y), d1 = direction(w.y);"),
+        ("sine for cosine", "quarter & 1 ? sine : cosine, s", "quarter & 1 ? cosine : sine, s"),
+    ],
+    "composite.cu": [
+        ("mask upside down", "mask && !mask[blockIdx.z]", "mask && mask[blockIdx.z]"),
+        ("patch a column wide", "x - s.x < p.width && y", "x - s.x <= p.width && y"),
+        ("patch a row short", "y - s.y < p.height;", "y - s.y < p.height - 1;"),
+        ("patch begins a row late", "y >= s.y &&", "y > s.y &&"),
+        ("blocks on the left edge skipped", "x + 16 <= s.x", "x <= s.x"),
+        ("feather upside down", "(255 * (2 * d + 1) + p.feather)", "(255 * (2 * (p.feather - d) - 1) + p.feather)"),
+        ("feather of one side", "const int across = j < right ? j : right", "const int across = j"),
+        ("blend the wrong way", "patch * w + base * (255u - w)", "base * w + patch * (255u - w)"),
+        ("no rounding", "x += 128; return (x + (x >> 8)) >> 8;", "return (x + (x >> 8)) >> 8;"),
+        ("second row not pasted", "    paste16(s, patch, x, y + 1, b);\n", ""),
+        ("a pixel's channels mixed", "mixed((old >> shift) & 255u, q[c], w)", "mixed((old >> shift) & 255u, q[2 - c], w)"),
+        ("neighbour's byte kept", "(old & ~(255u << shift))", "old"),
+        ("second row not pasted (scalar)", "      paste1(s, patch, x + i + k, y + 1, bottom + 3 * k);\n", ""),
+    ],
+}  # fmt: skip
+"""Source -> (what is wrong, text, text instead). Headers are checked through the sources that include them."""
+
+
+def barriers(source: str) -> list[Mutation]:
+    """Each barrier of a source deleted."""
+    lines = (CUDA / source).read_text().split("\n")
+    out = []
+    for i, line in enumerate(lines):
+        if line.strip().startswith("__syncthreads();"):
+            start = i
+            while "\n".join(lines).count("\n".join(lines[start : i + 1])) > 1:
+                start -= 1
+            before = "\n".join(lines[start : i + 1])
+            rest = line.replace("__syncthreads();", "", 1)
+            out.append(
+                Mutation(source, f"no barrier in line {i + 1}", before, "\n".join([*lines[start:i], rest]))
+            )
+    return out
+
+
+def mutations() -> list[Mutation]:
+    listed = [Mutation(source, *change) for source, changes in CHANGES.items() for change in changes]
+    return listed + [m for source in CHECKS for m in barriers(source)]
+
+
+def passes(library: Path, check: Check) -> bool:
+    """Whether the check ends well in a process of its own."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(TIMEOUT)
+            quiet = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(quiet, 1)
+            os.dup2(quiet, 2)
+            check(ctypes.CDLL(str(library)))
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def survives(mutation: Mutation | None, source: str, folder: Path, sanitize: bool | None = None) -> bool:
+    """Builds a mutant (or, without a mutation, the source as it is) and says whether its checks pass."""
+    change = None if mutation is None else (mutation.before, mutation.after)
+    if mutation is not None and mutation.source.endswith(".cuh"):
+        # The mutant of a header lies beside a copy of the source, where the compiler looks first.
+        text = (CUDA / mutation.source).read_text()
+        assert mutation.before in text, f"{mutation.source} no longer holds {mutation.before!r}"
+        (folder / mutation.source).write_text(text.replace(mutation.before, mutation.after, 1))
+        change = ("#include", "#include")
+    return passes(build(folder, source, change, sanitize), CHECKS[source])
+
+
+def sources_of(mutation: Mutation) -> list[str]:
+    if not mutation.source.endswith(".cuh"):
+        return [mutation.source]
+    return [s for s in CHECKS if f'"{mutation.source}"' in (CUDA / s).read_text()]
+
+
+def under_sanitizers() -> None:
+    """Starts this program again with the sanitizers' libraries loaded first."""
+    names = ("asan", "ubsan", "stdc++")
+    files = [
+        subprocess.run(["g++", f"-print-file-name=lib{n}.so"], capture_output=True, text=True, check=True)
+        for n in names
+    ]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(f.stdout.strip() for f in files),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Break the CUDA sources and see that the tests notice.")
+    parser.add_argument("--source", choices=[*CHECKS, "yuv.cuh"], help="only this file")
+    parser.add_argument("--sanitize", action="store_true", help="with the address and UB sanitizers")
+    options = parser.parse_args()
+    if options.sanitize and "asan" not in os.environ.get("LD_PRELOAD", ""):
+        under_sanitizers()
+    chosen = [m for m in mutations() if options.source in (None, m.source)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for source in sorted({s for m in chosen for s in sources_of(m)}):
+            if not survives(None, source, folder, options.sanitize):
+                print(f"{source}: fails as it is")
+                return 1
+        missed = []
+        for number, m in enumerate(chosen):
+            for source in sources_of(m):
+                place = folder / f"{number}-{source}"
+                place.mkdir()
+                caught = not survives(m, source, place, options.sanitize)
+                print(f"{'caught' if caught else 'MISSED':7}{m.source:17}{m.name}", flush=True)
+                if not caught:
+                    missed.append(m)
+    print(f"{len(chosen)} mutations, {len(missed)} missed")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
