@@ -71,7 +71,7 @@ def measure(nvcc: str, source: Path, architecture: int) -> dict[str, Usage]:
 def read_table() -> tuple[str, dict[tuple[str, int, str], Usage]]:
     """The release of nvcc, and (source, architecture, kernel) -> usage."""
     lines = TABLE.read_text().splitlines()
-    found = re.search(r"nvcc (\S+)", lines[0])
+    found = re.search(r"nvcc (\d+\.\d+)", lines[0])
     rows = {}
     for line in lines:
         if not line or line.startswith("#") or line.startswith("source"):
