@@ -21,10 +21,13 @@ def track_clip(path: Path) -> FloatArray:
     """Landmarks (T, 478, 3) of a video in pixels (z relative, smaller is nearer); NaN where no face is
     found."""
     import av
-    from mediapipe.solutions.face_mesh import FaceMesh
+    import mediapipe
 
     frames = []
-    with av.open(str(path)) as container, FaceMesh(refine_landmarks=True, max_num_faces=1) as mesh:
+    with (
+        av.open(str(path)) as container,
+        mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True, max_num_faces=1) as mesh,
+    ):
         for frame in container.decode(video=0):
             found = mesh.process(frame.to_ndarray(format="rgb24")).multi_face_landmarks
             scale = (frame.width, frame.height, frame.width)

@@ -438,7 +438,7 @@ def train(
         first = saved["step"]
     rng = np.random.default_rng(settings.seed + 2 + first)
     started = time.time()
-    running = 0.0
+    running, counted = 0.0, 0
     for step in range(first, settings.steps):
         progress = step / settings.steps
         rate = (
@@ -459,11 +459,16 @@ def train(
         optimiser.step()
         average(ema, net, min(0.998, (step + 1) / (step + 20)))
         running += loss.item()
+        counted += 1
         if step % 250 == 249 or step + 1 == settings.steps:
-            row = {"step": step + 1, "loss": round(running / 250, 4), "seconds": round(time.time() - started)}
+            row = {
+                "step": step + 1,
+                "loss": round(running / counted, 4),
+                "seconds": round(time.time() - started),
+            }
             row |= {f"val_{k}": v for k, v in measure(ema, held, rig, MAX_LOOKAHEAD).items()}
             row["train_aperture"] = measure(ema, trained[:20], rig, MAX_LOOKAHEAD)["aperture"]
-            running = 0.0
+            running, counted = 0.0, 0
             print(json.dumps(row), flush=True)
             with open(out / "log.jsonl", "a") as file:
                 file.write(json.dumps(row) + "\n")
