@@ -68,7 +68,9 @@ class Slot:
         self.capacity = (most + 3) // 4 * 4
         s = self.scene
         h, w = self.plate.shape[:2]
-        arrays = dict(triangles=s.triangles, uv=s.uv, attr=s.attr, part=s.part, edges=s.edge_flags)
+        arrays: dict[str, NDArray] = dict(
+            triangles=s.triangles, uv=s.uv, attr=s.attr, part=s.part, edges=s.edge_flags
+        )
         arrays |= dict(texture=padded(s.texture), vertices=s.vertices, plate=self.plate)
         arrays |= dict(kind=kinds(s)) if self.kind else {}
         arrays |= {

@@ -131,7 +131,7 @@ def check_step(cuda: ctypes.CDLL, seed: int, slots: int, n: int, kind: int) -> N
     dt, guidance, number, purpose = 0.3, 1.7, int(rng.integers(4)), int(rng.integers(3))
     for order in SEEDS:
         cuda.cuda_on_cpu_seed(order)
-        arrays = {"x": x, "kept": kept, "velocity": v, "seeds": keys, "frames": frames}
+        arrays: dict[str, NDArray] = {"x": x, "kept": kept, "velocity": v, "seeds": keys, "frames": frames}
         arrays |= {"free": free} if guided else {}
         arrays |= {"mask": mask} if mask is not None else {}
         edge = np.full(4, GUARD, np.float32)
@@ -287,7 +287,7 @@ def check_composite(cuda: ctypes.CDLL, seed: int, slots: int, width: int, height
                     continue
                 wanted = composite(rgb[s], patch[s], feathered(blend[s], feather), *places[s])
                 if nv12:
-                    wanted[area:] = np.stack(wanted[area:].reshape(2, -1), -1).ravel()
+                    wanted[area:] = wanted[area:].reshape(2, -1).T.ravel()
                 np.testing.assert_array_equal(out[s][:-16], wanted)
 
 
