@@ -147,7 +147,7 @@ class Life:
         self._blink_mean = float(rng.uniform(3.4, 4.6))
         # Nobody is the same on both sides: (right, left) shares of brows and lids, fixed for a person.
         self._brow_sides = (1 + rng.uniform(-0.2, 0.2, 2)).astype(np.float32)
-        self._lid_delay = float(rng.uniform(-0.008, 0.008))
+        self._lid_delay = float(rng.uniform(-0.0015, 0.0015))
 
     def step(self, cue: SpeechCue = SpeechCue()) -> FloatArray:
         """The next frame's motion (N_CHANNELS,)."""

@@ -184,6 +184,7 @@ def test_blinks_are_as_many_and_as_long_as_a_persons(speaking: bool, seed: int) 
     motion = live(seed, 300, talk() if speaking else None)
     lids = motion[:, INDEX["eyeBlinkLeft"]]
     begun = starts(lids)
+    assert np.abs(lids - motion[:, INDEX["eyeBlinkRight"]]).max() < 0.12, "both lids as one"
     assert 10 <= len(begun) / 5 <= 25
     for start in begun[begun + 12 < len(lids)]:
         closed = (lids[start - 2 : start + 12] > 0.1).sum() / FPS
