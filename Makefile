@@ -52,8 +52,9 @@ lint: dev
 test: lint browser
 	$(BIN)/python -m pytest
 
-bench: install
+bench: install browser
 	$(BIN)/visavis bench kernels
+	$(BIN)/visavis bench render
 	$(BIN)/visavis bench latency
 
 clean:
