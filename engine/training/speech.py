@@ -525,7 +525,19 @@ def export(net: SpeechNet, folder: Path) -> None:
         output_names=["face", "voice", "next_context", "next_hidden"],
         dynamic_shapes={"mel": {0: free}, "context": {0: free}, "hidden": {1: free}, "delay": {0: free}},
     )
+    strip_traces(folder / "speech.onnx")
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "speech.safetensors")
+
+
+def strip_traces(path: Path) -> None:
+    """Drop what the exporter notes of the machine that exported: stack traces, file paths."""
+    import onnx
+
+    model = onnx.load(path)
+    for entry in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        entry.ClearField("metadata_props")
+        entry.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 def describe(folder: Path) -> dict[str, str]:
