@@ -216,7 +216,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
             if args.avatar:
                 serve += ["--no-demo", "--avatar", str(args.avatar)]
             url, pid = await stack.enter_async_context(server_process(serve))
-            image = cv2.imdecode(np.frombuffer(await _picture(url), np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.frombuffer(await picture_of(url), np.uint8), cv2.IMREAD_COLOR)
             if image is None:
                 raise RuntimeError("the server's picture of the person cannot be read")
             page = await stack.enter_async_context(chromium(speech))
@@ -262,7 +262,7 @@ async def server_metrics(url: str) -> dict[str, float]:
     }
 
 
-async def _picture(url: str) -> bytes:
+async def picture_of(url: str) -> bytes:
     """The first person that the server offers, at rest, once it is ready."""
     async with aiohttp.ClientSession() as http:
         for _ in range(400):

@@ -30,7 +30,7 @@ BACKDROP = np.array([226, 228, 230], np.float32)
 
 
 def enroll(
-    photo: Path | bytes,
+    photo: Path | str | bytes,
     *,
     face: int | None = None,
     size: int = 512,
