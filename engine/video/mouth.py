@@ -95,7 +95,7 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
         1,
     )
     layers.append(
-        _sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "background")
+        _sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "tongue")
     )
 
     layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), brightness * tint, jaw_deltas))
