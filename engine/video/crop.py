@@ -1,0 +1,197 @@
+"""The square around the face that the video network sees, cut out of a frame and put back.
+
+The crop is a similarity without rotation: its scale is the avatar's own, fixed by the size of the fitted head, and its centre follows the
+head as a pure function of the motion. Data building and the product cut with this same code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from visavis.engine.avatar import PIVOTS, Avatar
+from visavis.engine.body.fit import FLIP, Fit
+from visavis.engine.body.model import FloatArray, load_body, rotation_matrix
+from visavis.engine.motion.channels import HEAD_SLICE, NECK_SLICE, SPINE_SLICE, TRANSLATION_SLICE
+
+CROP = 256
+"""Side of the crop in pixels."""
+FACE_FILL = 0.55
+"""Height from brow to chin as a share of the crop."""
+FEATHER = 20
+"""Width in crop pixels over which what is put back fades out towards the crop's border."""
+_BROWS, _CHIN = (105, 334), 152
+_INWARD = 0.03  # the point that is followed lies behind the face's surface, where turns move it less
+POSITION_LOW = np.array([-0.14, -0.20, -0.16], np.float32)
+POSITION_HIGH = np.array([0.14, 0.16, 0.06], np.float32)
+"""Box in the body model's rest coordinates (metres) that quantised positions cover: head and throat."""
+
+
+@dataclass(frozen=True)
+class CropTransform:
+    """A pixel (x, y) of the frame lies at (scale * x + x0, scale * y + y0) of the crop; pixel centres at halves."""
+
+    scale: float
+    x0: float
+    y0: float
+
+    def forward(self) -> npt.NDArray[np.float64]:
+        """The (2, 3) matrix from frame to crop in OpenCV's coordinates (pixel centres at whole numbers)."""
+        half = 0.5 * (self.scale - 1)
+        return np.array([[self.scale, 0, self.x0 + half], [0, self.scale, self.y0 + half]])
+
+    def points(self, px: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Frame points (..., 2) in crop pixels."""
+        return np.asarray(px, np.float64) * self.scale + [self.x0, self.y0]
+
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The frame's pixels (x from, y from, x to, y to) whose centres lie in the crop, clipped to the frame."""
+        at = [(edge - at0) / self.scale - 0.5 for at0 in (self.x0, self.y0) for edge in (0, CROP)]
+        x0, x1 = int(np.ceil(at[0])), int(np.floor(at[1])) + 1
+        y0, y1 = int(np.ceil(at[2])), int(np.floor(at[3])) + 1
+        return (
+            min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
+        )  # fmt: skip
+
+
+class FaceCrop:
+    """Crop transforms of one avatar."""
+
+    def __init__(self, avatar: Avatar) -> None:
+        fit = avatar.fit
+        brow, chin = _brow_and_chin(fit)
+        middle = (brow + chin) / 2 - rotation_matrix(fit.rotation) @ [0, 0, _INWARD]
+        self._point = middle
+        self._focal, self._cx, self._cy = fit.camera.focal, fit.camera.cx, fit.camera.cy
+        height_px = float(np.linalg.norm(brow - chin)) * fit.camera.focal / -middle[2]
+        self.scale = FACE_FILL * CROP / height_px
+        pivots = dict(zip(PIVOTS, avatar.pivots.astype(np.float64), strict=True))
+        self._joints = (pivots["spine"], pivots["neck"], pivots["head"])
+
+    def transform(self, motion: FloatArray) -> CropTransform:
+        """Where the crop lies for one motion vector (N_CHANNELS,)."""
+        motion = np.nan_to_num(np.asarray(motion, np.float64))
+        shift = np.clip(motion[TRANSLATION_SLICE], -0.08, 0.08) / 2
+        point = self._point
+        turns = (motion[SPINE_SLICE], motion[NECK_SLICE], motion[HEAD_SLICE])
+        for joint, turn, move in reversed(list(zip(self._joints, turns, (0, shift, shift), strict=True))):
+            most = 0.35 if joint is self._joints[0] else 0.56
+            angle = float(np.linalg.norm(turn))
+            turn = turn if angle <= most else turn * (most / angle)
+            point = joint + rotation_matrix(turn) @ (point - joint) + move
+        depth = max(-float(point[2]), 0.05)
+        x = self._cx + self._focal * point[0] / depth
+        y = self._cy - self._focal * point[1] / depth
+        return CropTransform(self.scale, CROP / 2 - self.scale * x, CROP / 2 - self.scale * y)
+
+
+def _brow_and_chin(fit: Fit) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Middle of the brows and point of the chin with a neutral expression, in world axes (3,) each."""
+    body = load_body()
+    ids = body.landmark_triangle[[*_BROWS, _CHIN]]
+    corners = body.triangles[ids]
+    shaped = body.vertices[corners] + np.tensordot(fit.shape, body.shape[:, corners], 1)
+    marks = np.einsum("lck,lc->lk", shaped, body.landmark_bary[[*_BROWS, _CHIN]])
+    world = fit.to_camera(marks) @ FLIP.T
+    return world[:2].mean(0), world[2]
+
+
+def crop(image: npt.NDArray[Any], transform: CropTransform, *, nearest: bool = False) -> npt.NDArray[Any]:
+    """The crop (CROP, CROP) or (CROP, CROP, C) of an image (H, W) or (H, W, C), uint8 or float32, of the same type.
+
+    Outside the frame the border is repeated. `nearest` for labels and positions, which must not mix.
+    """
+    scale = transform.scale
+    if not nearest and scale < 0.67:  # average first: no aliasing when shrinking
+        image, transform = _reduced(image, transform, round(1 / scale))
+    flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    out = cv2.warpAffine(
+        image, transform.forward(), (CROP, CROP), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(out, image.dtype)
+
+
+def _reduced(
+    image: npt.NDArray[Any], transform: CropTransform, by: int
+) -> tuple[npt.NDArray[Any], CropTransform]:
+    """Where the crop lies, the image averaged over squares of `by` pixels, and the transform of that piece."""
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = transform.box(width, height)
+    x0, y0 = max(x0 - by, 0), max(y0 - by, 0)
+    x1, y1 = (
+        low + (min(high + 2 * by, side) - low) // by * by
+        for low, high, side in ((x0, x1, width), (y0, y1, height))
+    )
+    if x1 <= x0 or y1 <= y0:
+        return image, transform
+    piece = cv2.resize(image[y0:y1, x0:x1], ((x1 - x0) // by, (y1 - y0) // by), interpolation=cv2.INTER_AREA)
+    scale = transform.scale
+    return np.asarray(piece, image.dtype), CropTransform(
+        scale * by, transform.x0 + scale * x0, transform.y0 + scale * y0
+    )
+
+
+_QUANTUM = 254 / (POSITION_HIGH - POSITION_LOW)
+_FACTORS = np.tile(_QUANTUM, CROP).astype(np.float32)
+_OFFSETS = np.tile(1.5 - POSITION_LOW * _QUANTUM, CROP).astype(np.float32)
+
+
+def quantised_position(position: FloatArray, part: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Rest positions (CROP, CROP, 3) in metres as uint8: POSITION_LOW is 1, POSITION_HIGH 255, and 0 where `part` is background."""
+    flat = np.asarray(position, np.float32).reshape(
+        CROP, 3 * CROP
+    )  # long rows: numpy is slow at rows of three
+    unit = flat * _FACTORS
+    unit += _OFFSETS
+    np.clip(unit, 1, 255, out=unit)
+    quantised = unit.astype(np.uint8).reshape(CROP, CROP, 3)
+    return np.asarray(cv2.bitwise_and(quantised, quantised, mask=part), np.uint8)
+
+
+def _window() -> FloatArray:
+    """(CROP, CROP): 1 inside, falling to 0 at the border."""
+    at = np.minimum(np.arange(CROP) + 0.5, CROP - 0.5 - np.arange(CROP)) / FEATHER
+    ramp = np.clip(at - 0.1, 0, 1)
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    return np.outer(ramp, ramp).astype(np.float32)
+
+
+WINDOW = _window()
+
+
+def paste(
+    frame: npt.NDArray[np.uint8],
+    colour: npt.NDArray[Any],
+    mask: npt.NDArray[np.floating],
+    transform: CropTransform,
+) -> npt.NDArray[np.uint8]:
+    """Blend `colour` (CROP, CROP, 3), uint8 or float32 in 0..255, by `mask` (CROP, CROP) in 0..1 over `frame` (H, W, 3) uint8, in place.
+
+    Bilinear, feathered towards the crop's border; pixels where the mask is 0 keep their bits. Returns `frame`.
+    """
+    if colour.shape != (CROP, CROP, 3) or mask.shape != (CROP, CROP):
+        raise ValueError(
+            f"colour {colour.shape} and mask {mask.shape}: expected ({CROP}, {CROP}, 3) and ({CROP}, {CROP})"
+        )
+    x0, y0, x1, y1 = transform.box(frame.shape[1], frame.shape[0])
+    if x1 <= x0 or y1 <= y0:
+        return frame
+    if colour.dtype != np.uint8:
+        colour = np.clip(np.rint(colour), 0, 255).astype(np.uint8)
+    local = CropTransform(
+        transform.scale, transform.x0 + transform.scale * x0, transform.y0 + transform.scale * y0
+    )
+    size = (x1 - x0, y1 - y0)
+    matrix = local.forward()
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    weight = np.rint(np.clip(mask, 0, 1) * (255 * WINDOW)).astype(np.uint8)
+    over = cv2.warpAffine(colour, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    share = cv2.warpAffine(weight, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    shares = cv2.merge([share, share, share])
+    region = frame[y0:y1, x0:x1]
+    kept = cv2.multiply(region, cv2.bitwise_not(shares), scale=1 / 255)
+    frame[y0:y1, x0:x1] = cv2.add(kept, cv2.multiply(over, shares, scale=1 / 255))
+    return frame
