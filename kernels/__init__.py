@@ -1,4 +1,4 @@
-"""visavis.kernels: the native kernels (rasteriser, pose, colour) and the thin Python face over them.
+"""visavis.kernels: the native kernels (rasteriser, pose, colour, sampler, key/value ring) and the thin Python face over them.
 
 Everything here takes and gives numpy arrays, checks shapes and types (`ValueError`), and releases the GIL
 while it works.
@@ -10,5 +10,19 @@ from .color import blend, rgb_to_i420
 from .library import available_isas, isa, use_isa
 from .pose import PoseRig
 from .raster import Mesh, Target
+from .ring import kv_ring
+from .sampler import noise, sampler_step
 
-__all__ = ["Mesh", "PoseRig", "Target", "available_isas", "blend", "isa", "rgb_to_i420", "use_isa"]
+__all__ = [
+    "Mesh",
+    "PoseRig",
+    "Target",
+    "available_isas",
+    "blend",
+    "isa",
+    "kv_ring",
+    "noise",
+    "rgb_to_i420",
+    "sampler_step",
+    "use_isa",
+]

@@ -29,6 +29,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "vv_pose_destroy": (None, [_P]),
     "vv_pose_bytes": (ctypes.c_long, [_P]),
     "vv_pose": (None, [_P, _P, _P, _P, _P, _P]),
+    "vv_sampler_step": (_I, [_P, _I, ctypes.c_long]),
+    "vv_kv_ring": (_I, [*[_P] * 7, *[_I] * 6]),
 }
 
 
@@ -71,7 +73,9 @@ def _load() -> ctypes.CDLL:
             f"{path} is of another version ({version}, need {_ABI}): build it again with `pip install .`."
         )
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise ImportError(f"{path} has no {name}: build it again with `pip install .`.")
         function.restype = result
         function.argtypes = arguments
     return library

@@ -47,6 +47,7 @@ const bool tables_filled = fill_tables();
     isa::fill_raster(k);         \
     isa::fill_color(k);          \
     isa::fill_pose(k);           \
+    isa::fill_steps(k);          \
     return k;                    \
   }
 VV_TABLE(base)
@@ -370,6 +371,25 @@ VV_API void vv_rgb_to_i420(const uint8_t* rgb, int width, int height, uint8_t* o
 
 VV_API void vv_blend(uint8_t* base, long base_stride, const uint8_t* patch, const uint8_t* mask, int width, int height) {
   active.load()->blend(base, base_stride, patch, mask, width, height);
+}
+
+// 0, or 1 for a kind that is not there or arrays that it needs and were not given: as vvc_sampler_step.
+VV_API int vv_sampler_step(const SamplerStep* s, int slots, long n) {
+  if (n < 1 || s->kind < 0 || s->kind > 3 || !s->x || (s->kind && !s->velocity) || (s->kind >= 2 && !s->kept) ||
+      (s->sigma != 0.f && (!s->seeds || !s->frames)))
+    return 1;
+  active.load()->sampler_step(*s, slots, n);
+  return 0;
+}
+
+// 0, or 1 if the fresh rows do not fit in the ring: as vvc_kv_ring.
+VV_API int vv_kv_ring(const uint8_t* fresh, const uint8_t* sink, uint8_t* cache, int32_t* positions, int64_t* written,
+                      const uint8_t* mask, const uint8_t* reset, int planes, int slots, int fresh_rows, int sink_rows,
+                      int window, int row_bytes) {
+  if (fresh_rows < 1 || window < fresh_rows || sink_rows < 0 || row_bytes < 1) return 1;
+  active.load()->kv_ring(fresh, sink, cache, positions, written, mask, reset,
+                         {planes, slots, fresh_rows, sink_rows, window, row_bytes});
+  return 0;
 }
 
 VV_API PoseRig* vv_pose_create(int n_vertices, int n_shapes, int n_joints, const float* rest, const float* weights,

@@ -70,6 +70,23 @@ struct PoseRig {
   std::vector<uint16_t> delta16;                 // (entries, 3, 16)
 };
 
+// One step of the sampler: arrays (slots, n), seeds, frames and mask (slots,); see cuda/sampler_step.cu, which has the same.
+struct SamplerStep {
+  float *x, *kept;
+  const float *velocity, *free;
+  const uint64_t* seeds;
+  const uint32_t* frames;
+  const uint8_t* mask;
+  float dt, sigma, guidance;
+  int kind;
+  uint32_t step, purpose;
+};
+
+// Sizes of a key/value ring; see cuda/kv_ring.cu.
+struct KvRing {
+  int planes, slots, fresh, sink, window, row_bytes;
+};
+
 struct Kernels {
   const char* name;
   void (*prepare)(const Mesh&, const float* vertices, const float* brightness, bool perspective, int32_t* fixed,
@@ -80,11 +97,14 @@ struct Kernels {
   void (*blend)(uint8_t* base, long base_stride, const uint8_t* patch, const uint8_t* mask, int width, int height);
   void (*pose)(const PoseRig&, const float* coefficients, const float* joints, const float* camera, float* out,
                float* camera_space);
+  void (*sampler_step)(const SamplerStep&, int slots, long n);
+  void (*kv_ring)(const uint8_t* fresh, const uint8_t* sink, uint8_t* cache, int32_t* positions, int64_t* written,
+                  const uint8_t* mask, const uint8_t* reset, const KvRing&);
 };
 
-namespace base { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); }
-namespace avx2 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); }
-namespace avx512 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); }
+namespace base { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); }
+namespace avx2 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); }
+namespace avx512 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); }
 
 // Filled when the library loads (api.cpp).
 alignas(32) extern int16_t bicubic_weights[256][4];  // Catmull-Rom at 1/256 texel, sum 16384
