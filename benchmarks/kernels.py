@@ -1,9 +1,10 @@
 """The CPU kernels beside the best library way to do the same, in paired runs on one core: `visavis bench kernels`.
 
-The rasteriser has no library twin; its texture fetch alone is set beside `cv2.remap` on as many pixels (which is
-given the texture positions for nothing, and does neither visibility nor parts, positions or alpha). Times are
-CPU milliseconds of the calling thread, so that a busy machine does not change them much (an alternative that
-uses more threads is flattered by that); medians; "x" is the median of the ratios of paired runs.
+The rasteriser stands beside OpenCV 5's `triangleRasterize`, which gives each pixel its texture position and
+visibility in one pass, followed by `cv2.remap`: it does less (no parts, no positions, no alpha, no smooth borders).
+Times are CPU milliseconds of the calling thread, so that a busy machine does not change them much (an alternative
+that uses more threads is flattered by that); medians; "x" is the median of the ratios of paired runs. The last rows are
+what a tick of the product spends outside its networks, on the portrait that it ships.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -75,6 +77,45 @@ def bent_grid(size: int, cells: int) -> tuple[NDArray[np.float32], NDArray[np.in
     return uv, np.ascontiguousarray(triangles), np.concatenate([xy, depth], 1).astype(np.float32)
 
 
+def opencv_frame(
+    triangles: NDArray[np.int32],
+    uv: NDArray[np.float32],
+    vertices: NDArray[np.float32],
+    texture: NDArray[np.uint8],
+    plate: NDArray[np.uint8],
+    flag: int,
+) -> Callable[[], NDArray[np.uint8]] | None:
+    """The textured mesh over the plate by OpenCV's software rasteriser; None where OpenCV is older than 5."""
+    if not hasattr(cv2, "triangleRasterize"):
+        return None
+    size = len(plate)
+    field_of_view = 2 * np.arctan(0.5)  # the focal length is then the picture's height
+    depth = vertices[:, 2]
+    x, y = (vertices[:, 0] - size / 2) * depth / size, -(vertices[:, 1] - size / 2) * depth / size
+    points = np.stack([x, y, -depth], 1).astype(np.float32)
+    # As colours: texture position as cv2.remap counts it, and 1 where something is drawn.
+    colors = np.concatenate([uv - 0.5, np.ones((len(uv), 1))], 1).astype(np.float32)
+    settings = cv2.TriangleRasterizeSettings()
+    settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
+    settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
+    drawn, nearest = np.empty((size, size, 3), np.float32), np.empty((size, size), np.float32)
+    camera = np.eye(4, dtype=np.float32)
+    rgb = np.ascontiguousarray(texture[..., :3])
+
+    def run() -> NDArray[np.uint8]:
+        drawn.fill(0)
+        nearest.fill(10)
+        cv2.triangleRasterize(
+            points, triangles, colors, drawn, nearest, camera, field_of_view, 0.1, 10.0, settings
+        )
+        u, v, covered = cv2.split(drawn)
+        out = cv2.remap(rgb, u, v, flag, None, cv2.BORDER_REPLICATE)
+        cv2.copyTo(plate, cv2.compare(covered, 0.5, cv2.CMP_LT), out)
+        return out
+
+    return run
+
+
 def raster_rows(size: int, repeats: int) -> list[Row]:
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 256, (size, size, 4), dtype=np.uint8)
@@ -95,20 +136,14 @@ def raster_rows(size: int, repeats: int) -> list[Row]:
     frame("bicubic")()
     covered = float((target.coverage > 0).mean())
     label = f"frame {size}x{size}, {len(triangles)} triangles, {covered:.0%} covered"
-    # The same amount of fetching, nothing else: texture positions as smooth as the warp's, on the covered number of pixels.
-    rows = round(size * covered)
-    map_x, map_y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(rows, dtype=np.float32))
-    map_x, map_y = map_x * 0.99 + 1.7, map_y * 0.99 + 2.3
-    out = np.empty((rows, size, 4), np.uint8)
-
-    def remap(flag: int) -> Callable[[], object]:
-        return lambda: cv2.remap(texture, map_x, map_y, flag, out, cv2.BORDER_REPLICATE)
-
     result = []
     for name, flag in (("bicubic", cv2.INTER_CUBIC), ("bilinear", cv2.INTER_LINEAR)):
-        result.append(
-            Row(f"{label}, {name}", *_with(f"cv2.remap {name} alone", frame(name), remap(flag), repeats))
-        )
+        theirs = opencv_frame(triangles, uv, vertices, texture, plate, flag)
+        if theirs is None:
+            result.append(Row(f"{label}, {name}", alone(frame(name), repeats)))
+            continue
+        alternative = f"cv2.triangleRasterize, remap {name}"
+        result.append(Row(f"{label}, {name}", *_with(alternative, frame(name), theirs, repeats)))
     for name in kernels.available_isas()[1:]:
         kernels.use_isa(name)
         result.append(Row(f"{label}, bicubic, {name}", alone(frame("bicubic"), max(5, repeats // 4))))
@@ -166,6 +201,89 @@ def color_rows(size: int, repeats: int) -> list[Row]:
         Row(f"rgb_to_i420 {shape}", *_with("swscale (PyAV reformat)", ours, swscale, repeats)),
         Row(f"blend {half}", *_with("numpy", our_blend, numpy_blend, repeats)),
         Row(f"blend {half}", *_with("cv2.blendLinear", our_blend, opencv_blend, repeats)),
+    ]
+
+
+def step_rows(repeats: int) -> list[Row]:
+    """Sampler and ring, of the sizes that a video network of 256 px and a motion network of 4 layers have."""
+    rng = np.random.default_rng(0)
+    n = 3 * 256 * 256
+    x, v, free = (rng.standard_normal((1, n), dtype=np.float32) for _ in range(3))
+    seeds, frames = np.array([7], np.uint64), np.array([3], np.uint32)
+
+    def our_noise() -> object:
+        return kernels.noise(n, 7, 3)
+
+    def numpy_noise() -> object:
+        return rng.standard_normal(n, dtype=np.float32)
+
+    def our_step() -> None:
+        kernels.sampler_step(
+            "euler", x, v, dt=0.25, sigma=0.1, guidance=1.5, free=free, seeds=seeds, frames=frames
+        )
+
+    def numpy_step() -> None:
+        guided = free + np.float32(1.5) * (v - free)
+        x[...] = x + np.float32(0.25) * guided + np.float32(0.1) * rng.standard_normal((1, n), np.float32)
+
+    planes, slots, sink, window, width = 8, 8, 4, 64, 512
+    cache = np.zeros((planes, slots, sink + window, width), np.float32)
+    positions, written = np.zeros((slots, sink + window), np.int32), np.zeros(slots, np.int64)
+    fresh = rng.standard_normal((planes, slots, 1, width), dtype=np.float32)
+    # Slots began at different times; one of them waits.
+    begun = rng.integers(0, 500, slots)
+    mask = np.ones(slots, np.uint8)
+    mask[3] = 0
+    running = np.flatnonzero(mask)
+
+    def our_ring() -> None:
+        kernels.kv_ring(fresh, cache, positions, written, sink_rows=sink, mask=mask)
+
+    def numpy_ring() -> None:
+        cache[:, running, sink + begun[running] % window] = fresh[:, running, 0]
+        begun[running] += 1
+        total = begun[running, None]
+        age = (total - 1 - np.arange(window)) % window
+        filled = np.minimum(total, window)
+        positions[running, :sink] = np.arange(sink)
+        positions[running, sink:] = np.where(age < filled, sink + filled - 1 - age, -1)
+
+    return [
+        Row(f"noise, {n} numbers", *_with("numpy (Ziggurat)", our_noise, numpy_noise, repeats)),
+        Row(f"guided sampler step with noise, {n}", *_with("numpy", our_step, numpy_step, repeats)),
+        Row(
+            f"key/value ring, {planes} planes, {slots} slots, {window} x {width}",
+            *_with("numpy", our_ring, numpy_ring, repeats),
+        ),
+    ]
+
+
+def tick_rows(size: int, repeats: int) -> list[Row]:
+    """What a tick costs outside the networks: the shipped portrait, moved as in speech."""
+    from visavis import engine
+    from visavis.engine.audio.mel import LogMel
+    from visavis.engine.enroll import enroll
+    from visavis.engine.motion.channels import zero_motion
+    from visavis.engine.video.renderer import Renderer
+
+    avatar = enroll(Path(str(engine.__file__)).parent / "assets" / "astronaut.png", size=size)
+    renderer = Renderer(avatar)
+    mel = LogMel()
+    rng = np.random.default_rng(0)
+    sound = rng.normal(0, 0.1, 640).astype(np.float32)
+    motion = zero_motion() + rng.normal(0, 0.02, len(zero_motion())).astype(np.float32)
+    image = renderer.render(motion)
+    out = np.empty((image.shape[0] * 3 // 2, image.shape[1]), np.uint8)
+
+    def whole() -> None:
+        mel.push(sound)
+        kernels.rgb_to_i420(renderer.render(motion), out)
+
+    shape = f"{image.shape[1]}x{image.shape[0]}"
+    return [
+        Row("tick: log-mel of 40 ms", alone(lambda: mel.push(sound), repeats)),
+        Row(f"tick: pose and draw {shape}", alone(lambda: renderer.render(motion), repeats)),
+        Row(f"tick: all without networks {shape}", alone(whole, repeats)),
     ]
 
 
@@ -230,13 +348,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = raster_rows(args.size, args.repeats)
         rows += color_rows(args.size, args.repeats)
         rows += pose_rows(args.repeats)
+        rows += step_rows(args.repeats)
+        rows += tick_rows(args.size, args.repeats)
     finally:
         cv2.setNumThreads(threads)
     print(f"instruction set: {kernels.isa()}; one thread; CPU ms, median of {args.repeats} paired runs\n")
-    print(f"{'kernel':<62} {'ms':>8}   {'alternative':<26} {'ms':>8} {'x':>6}")
+    print(f"{'kernel':<62} {'ms':>8}   {'alternative':<40} {'ms':>8} {'x':>6}")
     for row in rows:
         other = "" if row.theirs_ms is None else f"{row.theirs_ms:8.3f} {row.ratio:6.2f}"
-        print(f"{row.kernel:<62} {row.ours_ms:8.3f}   {row.alternative:<26} {other}")
+        print(f"{row.kernel:<62} {row.ours_ms:8.3f}   {row.alternative:<40} {other}")
     print(json.dumps({"benchmark": "kernels", "isa": kernels.isa(), "rows": [asdict(row) for row in rows]}))
     return 0
 

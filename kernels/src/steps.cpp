@@ -140,8 +140,11 @@ void kv_ring(const uint8_t* fresh, const uint8_t* sink, uint8_t* cache, int32_t*
     int32_t* p = positions + slot * rows;
     for (int i = 0; i < r.sink; ++i) p[i] = i;
     for (int i = r.sink; i < rows; ++i) p[i] = -1;
-    for (int64_t token = oldest; token < total; ++token)
-      p[r.sink + token % r.window] = r.sink + static_cast<int32_t>(token - oldest);
+    int at = static_cast<int>(oldest % r.window);
+    for (int k = 0; k < static_cast<int>(total - oldest); ++k) {
+      p[r.sink + at] = r.sink + k;
+      if (++at == r.window) at = 0;
+    }
   }
 }
 
