@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,34 +37,14 @@ PHONES_RATE = 100
 """Phonemes are stored at 10 ms."""
 
 CLASSES: tuple[str, ...] = (
-    "", "pbm", "fv", "w", "ʊuɔOoQ", "ɹɜɚr", "θð", "tdnɾ", "l", "sz", "ʃʒʧʤ", "kɡŋx", "hjʔ", "iɪᵻ", "eAɛ", "æaI", "ɑɒʌɐ", "əᵊ", "WY",
+    "", "pbm", "fvɸβ", "wɥ", "ʊuɔOoQyøœɵ", "ɹɜɚrɻ", "θð", "tdnɾɲʈɖ", "lʎ", "sz", "ʃʒʧʤʂʐɕʑʨʥ", "kɡŋxɣʁχcq", "hjʔç", "iɪᵻɯɨ", "eAɛ", "æaI",
+    "ɑɒʌɐ", "əᵊ", "WY",
 )  # fmt: skip
 """Phonemes that look or sound alike; 0 is silence. p, b and m, where lips meet, are 1."""
 CLOSED = 1
 LEAST_APERTURE = np.array(
-    [
-        0,
-        0,
-        0,
-        0.01,
-        0.035,
-        0.03,
-        0.03,
-        0.03,
-        0.04,
-        0.03,
-        0.03,
-        0.03,
-        0.03,
-        0.04,
-        0.06,
-        0.08,
-        0.07,
-        0.03,
-        0.03,
-    ],
-    np.float32,
-)
+    [0, 0, 0, 0.01, 0.035, 0.03, 0.03, 0.03, 0.04, 0.03, 0.03, 0.03, 0.03, 0.04, 0.06, 0.08, 0.07, 0.03, 0.03], np.float32
+)  # fmt: skip
 """How far lips are parted at least in the middle of each class, in distances between the outer eye corners;
 cautious guesses on the scale of GRID's speakers, whose mean in speech is 0.07."""
 
@@ -89,9 +70,13 @@ class Speaker:
             path.stem: np.fromfile(path, "<f4").reshape(-1, 256) for path in sorted(voices.glob("*.bin"))
         }
 
-    def say(self, text: str, voice: str, speed: float) -> tuple[FloatArray, np.ndarray[Any, Any]]:
-        """Sound at 16 kHz, and class of phoneme at PHONES_RATE."""
-        symbols = [symbol for symbol in self._phonemes(text) if symbol in self._ids]
+    def say(
+        self, text: str, voice: str, speed: float, language: str = "en"
+    ) -> tuple[FloatArray, np.ndarray[Any, Any]]:
+        """Sound at 16 kHz, and class of phoneme at PHONES_RATE. Other languages than English are spelt out by espeak-ng,
+        which reads any Latin letters by the rules of its `language`."""
+        spelt = self._phonemes(text) if language == "en" else espeak_phonemes(text, language)
+        symbols = [symbol for symbol in spelt if symbol in self._ids]
         tokens = np.array([[0, *(self._ids[symbol] for symbol in symbols), 0]], np.int64)
         style = self.voices[voice][min(len(symbols), 509)][None]
         inputs = {"tokens": tokens, "style": style, "speed": np.array([speed], np.float32)}
@@ -110,6 +95,19 @@ class Speaker:
         return sound, classes[np.minimum(place, len(symbols) + 2)]
 
 
+def espeak_phonemes(text: str, language: str) -> str:
+    """IPA of `text`, with its commas and its full stop."""
+    parts = [part for part in text.rstrip(".").split(",") if part.strip()]
+    command = ["espeak-ng", "-q", "--ipa", "-v", language]
+    spelt = [
+        subprocess.run([*command, part], capture_output=True, text=True, check=True).stdout for part in parts
+    ]
+    joined = ", ".join(" ".join(line.split()) for line in spelt) + "."
+    for pair, one in (("tʃ", "ʧ"), ("dʒ", "ʤ"), ("ts", "ʦ"), ("g", "ɡ")):
+        joined = joined.replace(pair, one)
+    return joined
+
+
 def random_sentence(words: list[str], rng: np.random.Generator) -> str:
     """Five to eleven words with a comma at times."""
     chosen = [str(word) for word in rng.choice(words, int(rng.integers(5, 12)))]
@@ -126,6 +124,12 @@ def main() -> None:
     parser.add_argument("--voices", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/voices.npz"))
     parser.add_argument("--sentences", type=int, default=300)
+    parser.add_argument("--first", type=int, default=0, help="number of the first sentence")
+    parser.add_argument(
+        "--languages",
+        default="en",
+        help="taken in turn: en, and what espeak-ng knows (fr, it, es, pt-br ...)",
+    )
     args = parser.parse_args()
     import gzip
 
@@ -143,13 +147,18 @@ def main() -> None:
         np.savez(partial, **made)
         os.replace(partial, args.out)
 
-    for number in tqdm(range(args.sentences), desc="speaking", unit="sentence"):
+    languages = args.languages.split(",")
+    numbers = range(args.first, args.first + args.sentences)
+    for number in tqdm(numbers, desc="speaking", unit="sentence"):
         voice = names[number * 7 % len(names)]
-        key = f"{number:05d}_{voice}"
+        language = languages[number % len(languages)]
+        key = f"{number:05d}_{voice}" + ("" if language == "en" else f"_{language}")
         if f"{key}/sound" in made:
             continue
         rng = np.random.default_rng([number, 1])
-        sound, phones = speaker.say(random_sentence(words, rng), voice, float(rng.uniform(0.85, 1.2)))
+        sound, phones = speaker.say(
+            random_sentence(words, rng), voice, float(rng.uniform(0.85, 1.2)), language
+        )
         made[f"{key}/sound"], made[f"{key}/phones"] = to_int16(sound), phones
         if number % 20 == 19:
             save()
