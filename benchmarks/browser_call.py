@@ -209,13 +209,19 @@ def speech_to_lips_ms(
 
 
 def lag_ms(
-    times_a: FloatArray, a: FloatArray, times_b: FloatArray, b: FloatArray, reach_s: float = 0.5
+    times_a: FloatArray,
+    a: FloatArray,
+    times_b: FloatArray,
+    b: FloatArray,
+    reach_s: float = 0.5,
+    earliest_s: float | None = None,
 ) -> tuple[float, float]:
-    """(lag, correlation): how many ms curve b runs behind curve a where they agree best."""
+    """(lag, correlation): how many ms curve b runs behind curve a where they agree best, from `earliest_s` (default: minus
+    `reach_s`) to `reach_s`."""
     step = 0.005
     grid = np.arange(max(times_a[0], times_b[0]) + reach_s, min(times_a[-1], times_b[-1]) - reach_s, step)
     base = np.interp(grid, times_a, a)
-    lags = np.arange(-reach_s, reach_s + step / 2, step)
+    lags = np.arange(-reach_s if earliest_s is None else earliest_s, reach_s + step / 2, step)
     scores = [np.corrcoef(base, np.interp(grid + lag, times_b, b))[0, 1] for lag in lags]
     best = int(np.argmax(scores))
     return float(lags[best] * 1000), float(scores[best])

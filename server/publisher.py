@@ -26,6 +26,9 @@ VIDEO_UNITS_PER_FRAME = VIDEO_RATE // FPS
 AUDIO_TIME_BASE = fractions.Fraction(1, PLAYBACK_RATE)
 VIDEO_TIME_BASE = fractions.Fraction(1, VIDEO_RATE)
 BLOCKS_PER_FRAME = PLAYBACK_SAMPLES_PER_FRAME // OPUS_FRAME
+STALE_S = 0.12
+"""A pair that waited this long for its sender is left out. A receiver that gets a late run of packets at once plays them all,
+so that every word after them comes that much later for some ten seconds; a gap costs it the gap."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class Pair:
 
 @dataclass(eq=False)
 class Subscription:
-    """The pairs on their way to one viewer. The oldest are dropped when it does not keep up."""
+    """The pairs on their way to one viewer. The oldest are dropped when it does not keep up.
+
+    Nothing is kept for a sender that has not begun: what was made while the connection was being set up would reach the
+    receiver as one late burst, and its jitter buffers would carry that delay into the call.
+    """
 
     origin: int
     anchor: float
@@ -48,20 +55,23 @@ class Subscription:
     wall_offset: float
     """Unix time minus loop time."""
     frames: deque[Pair] = field(default_factory=lambda: deque(maxlen=3))
-    sounds: deque[Pair] = field(default_factory=lambda: deque(maxlen=8))
+    sounds: deque[Pair] = field(default_factory=lambda: deque(maxlen=4))
     dropped: int = 0
     closed: bool = False
+    _wanted: set[int] = field(default_factory=set)
+    """Which of the queues (by identity) have a sender that has begun."""
     _frame_ready: asyncio.Event = field(default_factory=asyncio.Event)
     _sound_ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, pair: Pair) -> int:
         """Adds a pair; returns how many old ones it pushed out."""
-        lost = (len(self.frames) == self.frames.maxlen) + (len(self.sounds) == self.sounds.maxlen)
+        lost = 0
+        for queue, ready in ((self.frames, self._frame_ready), (self.sounds, self._sound_ready)):
+            if id(queue) in self._wanted:
+                lost += len(queue) == queue.maxlen
+                queue.append(pair)
+                ready.set()
         self.dropped += lost
-        self.frames.append(pair)
-        self.sounds.append(pair)
-        self._frame_ready.set()
-        self._sound_ready.set()
         return lost
 
     def close(self) -> None:
@@ -70,12 +80,18 @@ class Subscription:
         self._sound_ready.set()
 
     async def _next(self, queue: deque[Pair], ready: asyncio.Event) -> Pair:
-        while not queue:
-            if self.closed:
-                raise MediaStreamError
-            ready.clear()
-            await ready.wait()
-        return queue.popleft()
+        self._wanted.add(id(queue))
+        now = asyncio.get_running_loop().time
+        while True:
+            while not queue:
+                if self.closed:
+                    raise MediaStreamError
+                ready.clear()
+                await ready.wait()
+            pair = queue.popleft()
+            if now() - pair.due < STALE_S:
+                return pair
+            self.dropped += 1
 
     async def next_frame(self) -> Pair:
         """The next pair for the video track; MediaStreamError once closed."""

@@ -115,8 +115,13 @@ def test_a_viewer_that_does_not_keep_up_loses_the_oldest_frames():
         session, _ = await live()
         slow = session.publisher.subscribe()
         Watcher(session)
+        await asyncio.sleep(0.2)
+        assert not slow.frames, "nothing waits for a sender that has not begun"
+        first = (await take(slow, 1))[0]
         await asyncio.sleep(0.8)
-        assert len(slow.frames) == 3 and slow.dropped > 5
+        assert len(slow.frames) == slow.frames.maxlen and slow.dropped > 5
+        after = (await take(slow, 1))[0]
+        assert after.stamp - first.stamp > 5, "what it gets next is fresh"
         await session.close()
 
     run(go())
