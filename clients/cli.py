@@ -25,7 +25,6 @@ EXIT_FAULT = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 UNAVAILABLE = {
-    "compile": "TensorRT engines come with the GPU runtime, which this version does not have yet",
     "distill": "distillation comes with the diffusion models, which this version does not have yet",
 }
 BENCHMARK_HELPERS = {"browser", "browser_call"}
@@ -159,6 +158,23 @@ def _parser() -> Parser:
     sub.add_argument(
         "rest", nargs=argparse.REMAINDER, metavar="...", help="the trainer's own options; --help lists them"
     )
+
+    sub = command(
+        "compile",
+        compile,
+        "build TensorRT engines ahead of time, with or without a GPU (needs: pip install 'visavis[gpu]')",
+        "visavis compile --target sm86,sm89,sm120 -o engines",
+    )
+    sub.add_argument("--target", required=True, metavar="SM,...", help="GPUs: sm80, sm86, sm89, sm120, ...")
+    sub.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    sub.add_argument(
+        "--precision", default="bf16,fp16", metavar="P,...", help="bf16, fp16, fp32 (default: bf16,fp16)"
+    )
+    sub.add_argument(
+        "--network", type=Path, metavar="ONNX|DIR", help="instead of the networks that are shipped"
+    )
+    sub.add_argument("--builder", default="auto", choices=("auto", "tensorrt-rtx", "tensorrt"))
+    sub.add_argument("--again", action="store_true", help="build also what is there and matches")
 
     sub = command("bench", bench, "measure: " + ", ".join(benchmarks()), "visavis bench latency")
     sub.add_argument("name", metavar="NAME", help="one of: " + ", ".join(benchmarks()))
@@ -332,6 +348,30 @@ def train(args: argparse.Namespace) -> int:
         raise InputError(f"training needs {error.name}: pip install 'visavis[train]'") from None
     module.main(args.rest)
     return 0
+
+
+def compile(args: argparse.Namespace) -> int:
+    """visavis compile"""
+    from visavis.clients.compile import run
+
+    def bar(total: int) -> tuple[Callable[[str], None], Callable[[], None]]:
+        shown = _bar(total, "engines", "engine")
+
+        def advance(name: str) -> None:
+            shown.set_postfix_str(name)
+            shown.update()
+
+        return advance, shown.close
+
+    return run(
+        args.out,
+        targets=args.target,
+        precisions=args.precision,
+        source=args.network,
+        builder=args.builder,
+        again=args.again,
+        bar=bar,
+    )
 
 
 def bench(args: argparse.Namespace) -> int:
