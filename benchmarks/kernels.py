@@ -101,6 +101,7 @@ def opencv_frame(
     drawn, nearest = np.empty((size, size, 3), np.float32), np.empty((size, size), np.float32)
     camera = np.eye(4, dtype=np.float32)
     rgb = np.ascontiguousarray(texture[..., :3])
+    nothing, half = np.zeros(1), np.full(1, 0.5)
 
     def run() -> NDArray[np.uint8]:
         drawn.fill(0)
@@ -109,8 +110,8 @@ def opencv_frame(
             points, triangles, colors, drawn, nearest, camera, field_of_view, 0.1, 10.0, settings
         )
         u, v, covered = cv2.split(drawn)
-        out = cv2.remap(rgb, u, v, flag, None, cv2.BORDER_REPLICATE)
-        cv2.copyTo(plate, cv2.compare(covered, 0.5, cv2.CMP_LT), out)
+        out = np.asarray(cv2.remap(rgb, u, v, flag, None, cv2.BORDER_REPLICATE), np.uint8)
+        cv2.copyTo(plate, cv2.inRange(covered, nothing, half), out)
         return out
 
     return run

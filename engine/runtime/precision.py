@@ -26,6 +26,53 @@ _PASSIVE = frozenset({"Shape", "Size"})
 """Operations that take any type and give integers."""
 
 
+def _without_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with bytes (uint8) at its inputs and outputs alone, and float32 between: TensorRT knows no other."""
+    import onnx
+    from onnx import helper, shape_inference
+
+    byte, single, whole = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+    graph = model.graph
+    typed = shape_inference.infer_shapes(model).graph
+    bytes_ = {
+        v.name
+        for v in (*typed.input, *typed.output, *typed.value_info)
+        if v.type.tensor_type.elem_type == byte
+    }
+    if not bytes_:
+        return model
+    nodes = [
+        helper.make_node("Cast", [v.name], [f"{v.name}_wide"], f"wide_{v.name}", to=single)
+        for v in graph.input
+        if v.name in bytes_
+    ]
+    wide = {v.name: f"{v.name}_wide" for v in (*graph.input, *graph.output) if v.name in bytes_}
+    for node in graph.node:
+        node.input[:] = [wide.get(name, name) for name in node.input]
+        node.output[:] = [wide.get(name, name) for name in node.output]
+        to = next((a for a in node.attribute if a.name == "to"), None)
+        if node.op_type == "Cast" and to is not None and to.i == byte:
+            # Towards zero, as the cast to bytes was.
+            name = f"{node.output[0]}_whole"
+            nodes.append(helper.make_node("Cast", list(node.input), [name], f"whole_{node.name}", to=whole))
+            node.input[:] = [name]
+            to.i = single
+        nodes.append(node)
+    nodes += [
+        helper.make_node("Cast", [wide[v.name]], [v.name], f"narrow_{v.name}", to=byte)
+        for v in graph.output
+        if v.name in bytes_
+    ]
+    for tensor in [*graph.initializer, *(a.t for node in nodes for a in node.attribute)]:
+        if tensor.data_type == byte:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(kept)
+    return model
+
+
 class _Converter:
     """One graph on its way; `floats` are the names that held float32."""
 
@@ -42,6 +89,7 @@ class _Converter:
         }
         typed |= {t.name: t.data_type for t in graph.initializer}
         self.floats = {name for name, kind in typed.items() if kind == onnx.TensorProto.FLOAT}
+        self.bytes = {name for name, kind in typed.items() if kind == onnx.TensorProto.UINT8}
         self.nodes: list[onnx.NodeProto] = []
         self.casts: dict[tuple[str, int], str] = {}
         self.weights = {t.name: t for t in graph.initializer}
@@ -82,7 +130,8 @@ class _Converter:
                 raise ValueError(
                     f"{node.op_type} {node.name} holds a graph of its own, which cannot be converted"
                 )
-            kept = node.op_type in KEPT
+            # Bytes become halves by way of float32, and back.
+            kept = node.op_type in KEPT or bool(self.bytes & {*node.input, *node.output})
             for i, name in enumerate(node.input):
                 if name not in self.floats or node.op_type in _PASSIVE:
                     node.input[i] = renamed.get(name, name)
@@ -93,7 +142,8 @@ class _Converter:
                     node.input[i] = name if name in inputs else self.cast(renamed.get(name, name), single)
                 else:
                     node.input[i] = self.cast(name, self.type) if name in inputs else renamed.get(name, name)
-            self._constants(node)
+            if not kept:
+                self._constants(node)
             self.nodes.append(node)
             for i, name in enumerate(node.output):
                 if name not in self.floats:
@@ -156,16 +206,15 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def converted(data: bytes, precision: Precision) -> bytes:
-    """An ONNX file's bytes with the network in `precision`; float32 inputs and outputs stay what they are.
+    """An ONNX file's bytes with the network in `precision`; inputs and outputs (float32, uint8) stay what they are.
 
     Raises ValueError for what cannot be converted, ImportError without the `onnx` package.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: one of {', '.join(PRECISIONS)}; got {precision!r}")
-    if precision == "fp32":
-        return data
     import onnx
 
-    model = onnx.load_from_string(data)
-    result: Any = _Converter(model, precision).run()
+    result: Any = _without_bytes(onnx.load_from_string(data))
+    if precision != "fp32":
+        result = _Converter(result, precision).run()
     return bytes(result.SerializeToString())

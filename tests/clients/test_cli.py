@@ -63,7 +63,6 @@ def test_bare_and_version(capsys):
 
 
 def test_commands_of_later_versions_say_so(bad):
-    assert "GPU runtime" in bad("compile", "--target", "sm89")
     assert "does not have yet" in bad("distill")
 
 

@@ -86,6 +86,40 @@ def recurrent(path: Path, *, width: int = 8) -> Path:
     return _save(path, nodes, inputs, {"y": shape, "next_memory": shape}, weights)
 
 
+def pictures(path: Path) -> Path:
+    """Bytes in, bytes out: out = 255 - picture turned to planes and back; label = 1 where the first channel is 7."""
+    byte, single, whole = TensorProto.UINT8, TensorProto.FLOAT, TensorProto.INT32
+    weights = {
+        "white": np.ones(1, np.float32), "scale": np.full(1, 1 / 255, np.float32), "back": np.full(1, 255, np.float32),
+        "half": np.full(1, 0.5, np.float32), "seven": np.array([7], np.int32), "first": np.array([0]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Transpose", ["picture"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["planes"], ["floats"], to=single),
+        helper.make_node("Mul", ["floats", "scale"], ["unit"]),
+        helper.make_node("Sub", ["white", "unit"], ["turned"]),
+        helper.make_node("Mul", ["turned", "back"], ["large"]),
+        helper.make_node("Add", ["large", "half"], ["raised"]),
+        helper.make_node("Cast", ["raised"], ["narrow"], to=byte),
+        helper.make_node("Transpose", ["narrow"], ["out"], perm=[0, 2, 3, 1]),
+        helper.make_node("Gather", ["planes", "first"], ["channel"], axis=1),
+        helper.make_node("Cast", ["channel"], ["number"], to=whole),
+        helper.make_node("Equal", ["number", "seven"], ["same"]),
+        helper.make_node("Cast", ["same"], ["label"], to=single),
+    ]
+
+    def info(name: str, kind: int, *shape: object) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, ["batch", *shape])
+
+    outputs = [info("out", byte, 4, 4, 3), info("label", single, 1, 4, 4)]
+    tensors = [numpy_helper.from_array(a, n) for n, a in weights.items()]
+    graph = helper.make_graph(nodes, "pictures", [info("picture", byte, 4, 4, 3)], outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def unknown(path: Path) -> Path:
     """A network with an operation that nobody knows."""
     node = helper.make_node("Frobnicate", ["x"], ["y"], domain="visavis.test")

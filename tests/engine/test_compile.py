@@ -65,9 +65,23 @@ def test_bfloat16_rounds_to_the_nearest_even() -> None:
     np.testing.assert_array_equal(back, [1.0, 1.0, 1 + 2**-6, -1 - 2**-7, np.inf, np.nan])
 
 
-def test_single_precision_is_the_file_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_bytes_stay_at_the_ends_alone(tmp_path: Path, precision: Any) -> None:
+    path = models.pictures(tmp_path / "p.onnx")
+    half = tmp_path / "half.onnx"
+    half.write_bytes(converted(path.read_bytes(), precision))
+    picture = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    want, got = run(path, picture=picture), run(half, picture=picture)
+    assert got["out"].dtype == np.uint8 and got["out"].shape == want["out"].shape
+    tolerance = {"fp32": 0, "bf16": 2, "fp16": 1}[precision]
+    assert np.abs(got["out"].astype(int) - want["out"]).max() <= tolerance
+    np.testing.assert_array_equal(got["label"], want["label"])
+    inner = onnx.shape_inference.infer_shapes(onnx.load(half)).graph.value_info
+    assert not [v.name for v in inner if v.type.tensor_type.elem_type == onnx.TensorProto.UINT8]
+
+
+def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
     data = models.recurrent(tmp_path / "r.onnx").read_bytes()
-    assert converted(data, "fp32") == data
     with pytest.raises(ValueError, match="precision: one of"):
         converted(data, "fp8")  # type: ignore[arg-type]
 
