@@ -76,7 +76,9 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class _LandmarkModel:
+class LandmarkModel:
+    """The body model read at the 478 landmarks: mean (478, 3), shape (S, 478, 3), units (52, 478, 3), weight (478,), 0 where unused."""
+
     mean: Float64
     shape: Float64
     units: Float64
@@ -84,7 +86,8 @@ class _LandmarkModel:
 
 
 @lru_cache(maxsize=1)
-def _landmark_model() -> _LandmarkModel:
+def landmark_model() -> LandmarkModel:
+    """Read once."""
     body = load_body()
     weight = np.ones(478)
     weight[list(FACE_OVAL)] = 0.5  # the contour slides over the cheek when the head turns
@@ -95,7 +98,7 @@ def _landmark_model() -> _LandmarkModel:
         weight[k] = 2.0
     weight[468:] = 0.0  # the iris is gaze, not shape
     weight[~body.landmark_known] = 0.0
-    return _LandmarkModel(
+    return LandmarkModel(
         body.at_landmarks(body.vertices).astype(np.float64),
         body.at_landmarks(body.shape).astype(np.float64),
         body.at_landmarks(body.units).astype(np.float64),
@@ -111,7 +114,7 @@ def initial_pose(landmarks: FloatArray, camera: Camera, points: Float64) -> tupl
     """Rotation vector and translation from landmarks with MediaPipe's relative depth, by similarity alignment (Umeyama, 1991)."""
     from visavis.engine.body.model import rotation_vector
 
-    keep = _landmark_model().weight > 0
+    keep = landmark_model().weight > 0
     target = landmarks[keep].astype(np.float64)
     source = points[keep] @ FLIP.T
     a, b = source - source.mean(0), target - target.mean(0)
@@ -140,7 +143,7 @@ def fit_landmarks(
     `blendshapes` (52,) centres the expression prior; `start` continues from an earlier fit (the same person's shape in a video: `fix_shape`);
     `smooth` > 0 pulls pose and expression towards `start`, in units of one landmark's weight.
     """
-    model = _landmark_model()
+    model = landmark_model()
     n_shape = len(model.shape)
     shape = np.zeros(n_shape) if start is None else start.shape.copy()
     prior = np.zeros(52) if blendshapes is None else np.clip(np.asarray(blendshapes, np.float64), 0, 1) * 0.8
@@ -181,11 +184,11 @@ def fit_landmarks(
         # depth row: z in pixels against MediaPipe's, both about their means
         pixel = camera.focal / float(z.mean())
         d_rot = -_skew(turned)  # left perturbation in camera axes
-        blocks = [d_rot, np.broadcast_to(np.eye(3), (n, 3, 3)), np.einsum("ij,klj->lik", rot, model.units)]
+        blocks = [d_rot, np.broadcast_to(np.eye(3), (n, 3, 3)), _rotated(model.units, rot)]
         if free_shape:
-            blocks.append(np.einsum("ij,klj->lik", rot, model.shape))
+            blocks.append(_rotated(model.shape, rot))
         d_points = np.concatenate(blocks, 2)  # (n, 3, P)
-        j = np.einsum("nij,njp->nip", d_project, d_points) * (robust / sigma)[:, None, None]
+        j = (d_project @ d_points) * (robust / sigma)[:, None, None]
         r = residual * (robust / sigma)[:, None]
         jz = pixel * d_points[:, 2, :]
         rz = pixel * (z - z.mean()) - (landmarks[:, 2] - landmarks[:468, 2].mean())
@@ -229,6 +232,11 @@ def fit_landmarks(
     from visavis.engine.body.model import rotation_vector
 
     return Fit(shape, expression, rotation_vector(turn), translation, camera, error)
+
+
+def _rotated(fields: Float64, rot: Float64) -> Float64:
+    """Fields (K, N, 3) turned by `rot` (3, 3), as (N, 3, K)."""
+    return (fields @ rot.T).transpose(1, 2, 0)
 
 
 def _skew(v: Float64) -> Float64:
