@@ -1,0 +1,208 @@
+"""Batches for stage 2 from the shards that `video_data.py` writes: short clips of consecutive frames, cut to windows around mouth and eyes.
+
+Windows of half the crop cost a quarter and hold what the network is for; whole crops come in between, so that it knows the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from visavis.engine.video.generator_inputs import part_masks
+
+Bytes = npt.NDArray[np.uint8]
+FIELDS = ("target", "warp", "part", "coverage", "position", "photo", "photo_part", "photo_position")
+GRAIN = 16
+"""Windows lie on this grid: the size of the coarsest cells."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive frames of one clip: rows `start` to `stop` of a shard's arrays."""
+
+    shard: dict[str, Any]
+    start: int
+    stop: int
+    speaker: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of frames, flattened (B = clips x frames): pictures (B, C, H, W) float in 0..1, `origin` (B, 2) of the window in -1..1.
+
+    `weight` (B, 1, H, W): how much each pixel counts; `mouth` (B, 2): the mouth's middle in window pixels.
+    """
+
+    target: Tensor
+    warp: Tensor
+    masks: Tensor
+    position: Tensor
+    photo: Tensor
+    photo_masks: Tensor
+    photo_position: Tensor
+    origin: Tensor
+    weight: Tensor
+    mouth: Tensor
+    frames: int
+
+
+def read_runs(folder: Path, least: int) -> list[Run]:
+    """All runs of at least `least` frames in a folder of shards."""
+    runs = []
+    for path in sorted(folder.glob("**/*.npz")):
+        with np.load(path) as data:
+            shard = {name: data[name] for name in data.files}
+        clips = shard["clip"]
+        count = len(shard["target"])
+        marks = np.broadcast_to(clips, (count,)) if np.ndim(clips) == 0 else clips
+        frames = shard.get("frame")
+        for name in ("photo", "photo_part", "photo_position"):
+            if len(shard[name]) == count and shard[name].ndim == (3 if name == "photo_part" else 4):
+                shard[f"{name}_many"] = True
+        starts = [0]
+        for k in range(1, count):
+            if marks[k] != marks[k - 1] or (frames is not None and frames[k] != frames[k - 1] + 1):
+                starts.append(k)
+        speakers = np.broadcast_to(shard["speaker"], (count,))
+        for start, stop in zip(starts, [*starts[1:], count], strict=True):
+            if stop - start >= least:
+                runs.append(Run(shard, start, stop, str(speakers[start])))
+    return runs
+
+
+class Loader:
+    """Draws batches without end. `sets`: name of a folder under `root` to its share of the clips; within a set speakers count alike."""
+
+    def __init__(
+        self,
+        root: Path,
+        sets: dict[str, float],
+        *,
+        clips: int,
+        frames: int,
+        seed: int = 0,
+        augment: bool = True,
+    ) -> None:
+        self.clips, self.frames, self.augment = clips, frames, augment
+        self.rng = np.random.default_rng(seed)
+        self.sets: dict[str, dict[str, list[Run]]] = {}
+        for name in sets:
+            by_speaker: dict[str, list[Run]] = {}
+            for run in read_runs(root / name, 1):
+                by_speaker.setdefault(run.speaker, []).append(run)
+            if by_speaker:
+                self.sets[name] = by_speaker
+        if not self.sets:
+            raise FileNotFoundError(
+                f"no shards of {', '.join(sets)} under {root}: make them with video_data.py"
+            )
+        share = np.array([sets[name] for name in self.sets])
+        self.share = share / share.sum()
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield self.batch()
+
+    def batch(self, whole: float = 0.12) -> Batch:
+        """The next batch; a share `whole` of them are whole crops (a quarter as many clips)."""
+        rng = self.rng
+        if rng.random() < whole:
+            return self._collate([self._clip(256) for _ in range(max(1, self.clips // 4))])
+        return self._collate([self._clip(128) for _ in range(self.clips)])
+
+    def _clip(self, side: int) -> dict[str, npt.NDArray[np.float32]]:
+        rng = self.rng
+        by_speaker = self.sets[list(self.sets)[rng.choice(len(self.share), p=self.share)]]
+        own = by_speaker[list(by_speaker)[rng.integers(len(by_speaker))]]
+        run = own[rng.integers(len(own))]
+        first = int(rng.integers(run.start, max(run.start, run.stop - self.frames) + 1))
+        rows = np.minimum(np.arange(first, first + self.frames), run.stop - 1)
+        shard = run.shard
+        part = shard["part"][rows]
+        x0, y0, mouth = self._window(part, side)
+        cut = (slice(None), slice(y0, y0 + side), slice(x0, x0 + side))
+
+        def take(name: str) -> Bytes:
+            if name.startswith("photo"):
+                value = shard[name]
+                value = (
+                    value[rows]
+                    if shard.get(f"{name}_many")
+                    else np.broadcast_to(value, (len(rows), *value.shape))
+                )
+            else:
+                value = shard[name][rows]
+            return np.ascontiguousarray(value[cut])
+
+        raw = {name: take(name) for name in FIELDS if name in shard}
+        masks = part_masks(raw["part"], raw["coverage"])
+        photo_masks = part_masks(raw["photo_part"], np.where(raw["photo_part"] > 0, 255, 0).astype(np.uint8))
+        out = {
+            "target": raw["target"], "warp": raw["warp"], "position": raw["position"], "photo": raw["photo"],
+            "photo_position": raw["photo_position"],
+        }  # fmt: skip
+        floats = {k: v.astype(np.float32).transpose(0, 3, 1, 2) / 255 for k, v in out.items()}
+        floats["masks"], floats["photo_masks"] = masks, photo_masks
+        floats["origin"] = np.full((len(rows), 2), (x0 / 128 - 1, y0 / 128 - 1), np.float32)
+        floats["mouth"] = np.broadcast_to(np.asarray(mouth, np.float32) - [x0, y0], (len(rows), 2)).astype(
+            np.float32
+        )
+        if self.augment:
+            _augment(floats, rng, side)
+        return floats
+
+    def _window(self, part: Bytes, side: int) -> tuple[int, int, tuple[float, float]]:
+        rng = self.rng
+        mouth = _middle(np.isin(part, (2, 5, 6, 7)), (128.0, 175.0))
+        if side == 256:
+            return 0, 0, mouth
+        kind = rng.random()
+        if kind < 0.7:
+            centre, spread = mouth, 14.0
+        elif kind < 0.85:
+            centre, spread = _middle(np.isin(part, (3, 4)), (128.0, 95.0)), 20.0
+        else:
+            centre, spread = (128.0, 128.0), 60.0
+        at = np.asarray(centre) + rng.normal(0, spread, 2) - side / 2
+        x0, y0 = (np.clip(np.round(at / GRAIN), 0, (256 - side) // GRAIN) * GRAIN).astype(int)
+        return int(x0), int(y0), mouth
+
+    def _collate(self, clips: list[dict[str, npt.NDArray[np.float32]]]) -> Batch:
+        joined = {k: torch.from_numpy(np.concatenate([clip[k] for clip in clips])) for k in clips[0]}
+        masks = joined["masks"]
+        near = torch.nn.functional.max_pool2d(masks[:, :3], 13, 1, 6)
+        weight = 1 + 5 * torch.maximum(near[:, :1], near[:, 1:2]) + 3 * near[:, 2:3]
+        return Batch(
+            joined["target"], joined["warp"], masks, joined["position"], joined["photo"], joined["photo_masks"],
+            joined["photo_position"], joined["origin"], weight, joined["mouth"], self.frames,
+        )  # fmt: skip
+
+
+def _middle(where: npt.NDArray[np.bool_], otherwise: tuple[float, float]) -> tuple[float, float]:
+    _, y, x = np.nonzero(where)
+    return (float(x.mean()), float(y.mean())) if len(x) > 20 else otherwise
+
+
+def _augment(clip: dict[str, npt.NDArray[np.float32]], rng: np.random.Generator, side: int) -> None:
+    """The same change of light for target, warp and photo; a mirror image."""
+    pictures = ("target", "warp", "photo")
+    gain = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
+    gamma = rng.uniform(0.8, 1.3)
+    grey = rng.uniform(-0.15, 0.5) if rng.random() < 0.5 else 0.0
+    for name in pictures:
+        x = np.clip(clip[name] * gain[:, None, None].astype(np.float32), 0, 1) ** np.float32(gamma)
+        clip[name] = np.clip(x + np.float32(grey) * (x.mean(1, keepdims=True) - x), 0, 1).astype(np.float32)
+    if rng.random() < 0.5:
+        for name in (*pictures, "masks", "photo_masks", "position", "photo_position"):
+            clip[name] = np.ascontiguousarray(clip[name][..., ::-1])
+        for name in ("position", "photo_position"):
+            known = clip[name].max(1) > 0
+            clip[name][:, 0] = np.where(known, 256 / 255 - clip[name][:, 0], 0)
+        clip["origin"][:, 0] = -clip["origin"][:, 0] - side / 128
+        clip["mouth"][:, 0] = side - clip["mouth"][:, 0]

@@ -1,0 +1,202 @@
+"""Stage 2 in a live call: the warped photo becomes the frame.
+
+The network sees a square around the face (`crop.py`), paints what the photo cannot know and says itself where (its blend mask); all other
+pixels stay the warp's. It remembers the last frames (a ring of keys and values, the last picture) with the photo as the attention
+sink, so its memory and cost do not grow. One noise for the whole session: what is invented stays the same from frame to frame.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from visavis.engine.avatar import Avatar
+from visavis.engine.diffusion import schedule
+from visavis.engine.motion.channels import FloatArray, zero_motion
+from visavis.engine.runtime import Network, load
+from visavis.engine.video.crop import CROP, FaceCrop, crop, paste, quantised_position
+from visavis.engine.video.renderer import Renderer
+from visavis.kernels import Target
+
+Bytes = npt.NDArray[np.uint8]
+WEIGHTS = Path(__file__).parent.parent / "weights"
+NETWORKS = ("video_photo", "video_frame", "video_step")
+MAX_STEPS = 8
+DEFAULT_STEPS = 2
+BUDGET_S = 0.025
+"""What a frame of the generator may cost in a live call."""
+
+
+def available(weights: Path = WEIGHTS) -> bool:
+    """Are the networks there?"""
+    return all((weights / f"{name}.onnx").is_file() for name in NETWORKS)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the network sees of one posed frame: bytes (1, CROP, CROP, 3) and (1, CROP, CROP)."""
+
+    warp: Bytes
+    part: Bytes
+    coverage: Bytes
+    position: Bytes
+
+    @classmethod
+    def cut(cls, face: FaceCrop, target: Target, motion: FloatArray) -> Conditions:
+        """From a drawn target and the motion that it shows."""
+        where = face.transform(motion)
+        part = crop(target.part, where, nearest=True)
+        return cls(
+            crop(target.rgb, where)[None], part[None], crop(target.coverage, where)[None],
+            quantised_position(crop(target.position, where, nearest=True), part)[None],
+        )  # fmt: skip
+
+
+@dataclass
+class GeneratorState:
+    """What the network remembers of one session."""
+
+    previous: FloatArray
+    """(1, 3, CROP, CROP): the last picture, 0..1."""
+    ring: FloatArray
+    """(1, layers, window, cells, 2 width): keys and values of the last frames, oldest first."""
+    noise: FloatArray
+    """(1, 3, CROP, CROP): where the path of every frame begins."""
+
+
+@dataclass
+class Generator:
+    """The video network of one session. `steps` sampler steps a frame; `threads` CPU threads."""
+
+    avatar: Avatar
+    steps: int = DEFAULT_STEPS
+    seed: int = 0
+    threads: int = 2
+    weights: Path = WEIGHTS
+    state: GeneratorState = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise ValueError(f"steps is {self.steps}, expected 1 to {MAX_STEPS}")
+        self._face = FaceCrop(self.avatar)
+        self._frame: Network = load(self.weights / "video_frame.onnx", self.threads)
+        self._step: Network = load(self.weights / "video_step.onnx", self.threads)
+        renderer = Renderer(self.avatar)
+        renderer.render(zero_motion())
+        photo = Conditions.cut(self._face, renderer.target, zero_motion())
+        sink = load(self.weights / "video_photo.onnx", self.threads)(
+            {"photo": photo.warp, "part": photo.part, "position": photo.position}
+        )["sink"]
+        self._sink = sink
+        self._window = self._frame.inputs["ring"][2]
+        self._on = np.ones(1, np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames: the next one is the first."""
+        noise = np.random.default_rng([self.seed, 2]).standard_normal((1, 3, CROP, CROP), np.float32)
+        ring = np.repeat(self._sink[:, :, None], self._window, 2)
+        self.state = GeneratorState(np.zeros((1, 3, CROP, CROP), np.float32), ring, noise)
+        self._started = False
+
+    def paint(self, conditions: Conditions) -> tuple[Bytes, FloatArray]:
+        """One frame of the crop: colour (CROP, CROP, 3) and blend mask (CROP, CROP) in 0..1; the state moves on."""
+        state = self.state
+        if not self._started:
+            state.previous = conditions.warp.transpose(0, 3, 1, 2).astype(np.float32) / 255
+            self._started = True
+        seen = self._frame(
+            {
+                "warp": conditions.warp, "part": conditions.part, "coverage": conditions.coverage,
+                "position": conditions.position, "previous": state.previous, "sink": self._sink, "ring": state.ring,
+                "active": self._on,
+            }
+        )  # fmt: skip
+        times = schedule(self.steps)
+        noisy, made = state.noise, {}
+        for now, then in itertools.pairwise(times):
+            made = self._step(
+                {
+                    "features": seen["features"], "picture": seen["picture"], "noisy": noisy,
+                    "t": np.array([now], np.float32), "next_t": np.array([then], np.float32),
+                    "previous": state.previous, "active": self._on,
+                }
+            )  # fmt: skip
+            noisy = made["next_noisy"]
+        state.ring, state.previous = seen["next_ring"], made["next_previous"]
+        return np.asarray(made["colour"][0], np.uint8), made["mask"][0]
+
+    def complete(self, frame: Bytes, target: Target, motion: FloatArray) -> Bytes:
+        """Paint over `frame` (H, W, 3), the warp of `motion` as `target` holds it, in place; returns it."""
+        colour, mask = self.paint(Conditions.cut(self._face, target, motion))
+        return paste(frame, colour, mask, self._face.transform(motion))
+
+
+class GenerativeRenderer:
+    """Warp and generator as one renderer. Unlike `Renderer` it remembers the frames before: one for each session."""
+
+    def __init__(
+        self, avatar: Avatar, *, steps: int | None = None, seed: int = 0, threads: int | None = None
+    ) -> None:
+        """`steps` None: as many as this machine can do in real time, found by trying (0 = the warp alone)."""
+        self.threads = threads or min(2, os.cpu_count() or 1)
+        self.warp = Renderer(avatar, threads=1)
+        if steps is None:
+            steps = affordable_steps(self.threads)
+        self.steps = steps
+        self.generator = Generator(avatar, steps, seed, self.threads) if steps else None
+
+    @property
+    def target(self) -> Target:
+        """Coverage, part mask and position map of the last frame (the warp's)."""
+        return self.warp.target
+
+    def render(self, motion: FloatArray) -> Bytes:
+        """The frame (H, W, 3) RGB for one motion vector (N_CHANNELS,); the array is the caller's to keep."""
+        frame = self.warp.render(motion)
+        if self.generator is None:
+            return frame
+        return self.generator.complete(frame, self.warp.target, motion)
+
+    def reset(self) -> None:
+        """Forget the frames before."""
+        if self.generator is not None:
+            self.generator.reset()
+
+
+def costs(threads: int, weights: Path = WEIGHTS, *, rounds: int = 5) -> tuple[float, float]:
+    """Seconds that one frame's features and one sampler step take here: the median of a few runs."""
+    taken = []
+    for name in NETWORKS[1:]:
+        network = load(weights / f"{name}.onnx", threads)
+        feed = {
+            key: np.zeros([1 if n < 0 else n for n in shape], np.uint8 if key in _BYTES else np.float32)
+            for key, shape in network.inputs.items()
+        }
+        network(feed)
+        times = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            network(feed)
+            times.append(time.perf_counter() - began)
+        taken.append(float(np.median(times)))
+    return taken[0], taken[1]
+
+
+_BYTES = frozenset({"warp", "part", "coverage", "position", "photo"})
+_steps: dict[int, int] = {}
+
+
+def affordable_steps(threads: int, budget_s: float = BUDGET_S) -> int:
+    """Steps a frame, 0 to DEFAULT_STEPS, that this machine can do within the budget; measured once a process."""
+    if not available():
+        return 0
+    if threads not in _steps:
+        frame, step = costs(threads)
+        _steps[threads] = int(np.clip((budget_s - frame) // max(step, 1e-6), 0, DEFAULT_STEPS))
+    return _steps[threads]

@@ -1,0 +1,187 @@
+"""Training of stage 2 on pictures made here; needs torch (the extra `train`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the extra: pip install 'visavis[train]'")
+
+from visavis.engine.training.video import (  # noqa: E402
+    Both,
+    encode,
+    euler,
+    rollout_step,
+    run,
+    schedule,
+    start_history,
+)
+from visavis.engine.training.video_loader import Batch, Loader  # noqa: E402
+from visavis.engine.training.video_model import VideoConfig, VideoNet  # noqa: E402
+
+SMALL = VideoConfig("small", (8, 16, 32), (1, 1, 1), (1, 1), 1, 2, 2, 8, 1)
+
+
+def awake(net: VideoNet) -> VideoNet:
+    """Residual branches start at zero: random weights in their place let everything act."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.abs().max() == 0:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return net
+
+
+def batch(clips: int = 2, frames: int = 3, side: int = 64, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(channels: int) -> Any:
+        return torch.rand(clips * frames, channels, side, side, generator=g)
+
+    photo = draw(3)[::frames].repeat_interleave(frames, 0)
+    photo_masks = draw(4)[::frames].repeat_interleave(frames, 0)
+    photo_position = draw(3)[::frames].repeat_interleave(frames, 0)
+    return Batch(
+        draw(3), draw(3), draw(4).round(), draw(3), photo, photo_masks, photo_position,
+        torch.full((clips * frames, 2), -0.5), torch.ones(clips * frames, 1, side, side),
+        torch.full((clips * frames, 2), side / 2), frames,
+    )  # fmt: skip
+
+
+def test_a_clip_at_once_is_the_clip_frame_by_frame() -> None:
+    torch.manual_seed(0)
+    net, data = awake(VideoNet(SMALL)).eval(), batch(clips=1, frames=4)
+    history = start_history(data)
+    with torch.no_grad():
+        whole, _ = encode(net, data, history)
+        photo = net.photo(data.photo[:1], data.photo_masks[:1], data.photo_position[:1], data.origin[:1])
+        ring = photo[:, :, None].expand(-1, -1, SMALL.window, -1, -1)
+        for k in range(4):
+            one = slice(k, k + 1)
+            features, keys = net.frame(
+                data.warp[one],
+                history[one],
+                data.masks[one],
+                data.position[one],
+                data.origin[one],
+                photo,
+                ring,
+            )
+            ring = torch.cat([ring[:, :, 1:], keys[:, :, None]], 2)
+            assert torch.allclose(features, whole[one], atol=1e-5)
+    assert float((whole[1:] - whole[:-1]).abs().max()) > 1e-3
+
+
+def test_an_untrained_network_gives_the_warp() -> None:
+    net, data = VideoNet(SMALL), batch()
+    with torch.no_grad():
+        features, _ = encode(net, data, start_history(data))
+        frame, _ = euler(net, features, data.warp, torch.randn(data.target.shape), schedule(2))
+    assert torch.allclose(frame, data.warp, atol=1e-6)
+
+
+def test_rollouts_send_gradients_to_every_network() -> None:
+    from visavis.engine.training.video import Options
+
+    net = awake(VideoNet(SMALL))
+    options = Options("rollout", Path(), 1, 2, 3, 1e-3, 0.0, 0.0, 2)
+    loss, _ = rollout_step(net, batch(), None, options)
+    loss.backward()
+    for part in (net.photo, net.frame, net.step):
+        assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in part.parameters())
+
+
+def shards(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    root.mkdir(parents=True)
+    n, side = 8, 256
+    part = np.zeros((n, side, side), np.uint8)
+    part[:, 60:220, 70:190] = 1
+    part[:, 170:180, 110:150] = 5
+    picture = rng.integers(0, 255, (n, 16, 16, 3), np.uint8).repeat(16, 1).repeat(16, 2)
+    np.savez(
+        root / "a.npz", target=picture, warp=np.roll(picture, 3, 1), part=part, coverage=(part > 0).astype(np.uint8) * 255,
+        position=picture, photo=picture[0], photo_part=part[0], photo_position=picture[0], scale=np.float32(1),
+        speaker="a", clip="c", frame=np.arange(n),
+    )  # fmt: skip
+
+
+def test_loader_windows_hold_what_they_say(tmp_path: Path) -> None:
+    shards(tmp_path / "set")
+    loader = Loader(tmp_path, {"set": 1.0}, clips=3, frames=2, augment=False)
+    for whole in (0.0, 1.0):
+        drawn = loader.batch(whole)
+        side = 256 if whole else 128
+        assert drawn.target.shape[1:] == (3, side, side)
+        x, y = drawn.mouth[0].tolist()
+        if whole or (8 < x < 120 and 8 < y < 120):  # the mask of the mouth is where the mouth is said to be
+            assert float(drawn.masks[0, 0, int(y), int(x)]) == 1
+        corner = ((drawn.origin[0] + 1) * 128).round().to(int).tolist()
+        assert all(value % 16 == 0 for value in corner)
+
+
+def _worker(rank: int, folder: str) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29617")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    net = awake(_seeded())
+    both = torch.nn.parallel.DistributedDataParallel(Both(net))
+    _loss(both, _halves()[rank]).backward()
+    torch.save([p.grad for p in net.parameters()], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _seeded() -> VideoNet:
+    torch.manual_seed(5)
+    return VideoNet(SMALL)
+
+
+def _halves() -> list[Batch]:
+    return [batch(1, 2, 64, seed) for seed in (1, 2)]
+
+
+def _loss(both: Any, data: Batch) -> Any:
+    t = torch.full((len(data.target),), 0.3)
+    noisy = 0.7 * torch.ones_like(data.target) + 0.3 * data.target
+    estimate, _ = both(data, start_history(data), noisy, t, 1)
+    return (estimate - data.target).square().mean() + 0 * sum(p.sum() for p in both.parameters())
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
+    net = awake(_seeded())
+    both = Both(net)
+    for data in _halves():
+        (_loss(both, data) / 2).backward()
+    for rank in (0, 1):
+        for got, parameter in zip(torch.load(tmp_path / f"{rank}.pt"), net.parameters(), strict=True):
+            assert torch.allclose(got, parameter.grad, atol=1e-6)
+
+
+def test_training_stops_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import argparse
+
+    from visavis.engine.training import video
+
+    monkeypatch.setitem(video.SIZES, "tiny", SMALL)
+    shards(tmp_path / "data" / "set")
+    args = argparse.Namespace(
+        stage="teacher", data=tmp_path / "data", validation=tmp_path / "none", sets='{"set": 1}', features=None,
+        out=tmp_path / "out", start=None, teacher=None, size="tiny", steps=2, clips=2, frames=2, rate=1e-3, whole=0.0,
+        perceptual=0.0, adversarial=0.0, student_steps=2, every=1, threads=1, seed=0,
+    )  # fmt: skip
+    run(args)
+    first = video.load(tmp_path / "out/last.pt", smooth=False)
+    args.steps = 3
+    run(args)
+    second = video.load(tmp_path / "out/last.pt", smooth=False)
+    lines = (tmp_path / "out/log.jsonl").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ['{"step": 1', '{"step": 2', '{"step": 3']
+    moved = sum(
+        float((a - b).abs().sum()) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+    assert moved > 0
