@@ -29,6 +29,7 @@ from visavis.engine.timing import (
 
 if TYPE_CHECKING:
     from visavis.engine.avatar import Avatar
+    from visavis.engine.video.generator import Generator
 
 PATIENCE = 2
 """Steps without new sound after which an utterance is taken to be over."""
@@ -150,15 +151,20 @@ class Session:
         max_queue_s: float = 60.0,
         renderer: FrameRenderer | None = None,
         source: MotionSource | None = None,
+        generator_steps: int | None = None,
     ) -> None:
         """`avatar` may be None when a `renderer` is given. `lookahead` is 0 to 2 frames. `source` replaces
-        stage 1."""
+        stage 1. `generator_steps`: sampler steps a frame of stage 2; None as many as this machine does in real
+        time, 0 the warp alone."""
+        self._generator: Generator | None = None
         if renderer is None:
             if avatar is None:
                 raise ValueError("a session needs an avatar or a renderer")
+            from visavis.engine.video.generator import generator_for
             from visavis.engine.video.renderer import Renderer
 
-            renderer = Renderer(avatar)
+            renderer = warp = Renderer(avatar)
+            self._generator = generator_for(warp, steps=generator_steps, seed=seed)
         self._renderer: FrameRenderer = renderer
         # stage 1 moves a resting face; a photo may show a smile or an open mouth, taken back first
         self._neutral = zero_motion() if avatar is None else avatar.neutral_motion()
@@ -237,9 +243,10 @@ class Session:
         shown, motion, speaking = self._advance()
         motion = motion + self._neutral
         played = _NO_SOUND if shown.played is None else shown.played
-        frame = Frame(
-            self._index, self._renderer.render(motion), played, shown.speech_index, speaking, motion
-        )
+        image = self._renderer.render(motion)
+        if self._generator is not None:
+            image = self._generator.render(image, motion)
+        frame = Frame(self._index, image, played, shown.speech_index, speaking, motion)
         self._index += 1
         return frame
 
@@ -355,6 +362,7 @@ def render_offline(
     lookahead: int = 2,
     renderer: FrameRenderer | None = None,
     source: MotionSource | None = None,
+    generator_steps: int | None = 2,
 ) -> Iterator[Frame]:
     """All frames of a recording, as fast as they can be made: exactly as many as it is long, the last one
     filled up with silence.
@@ -364,7 +372,14 @@ def render_offline(
     check_rate(rate)
     samples = to_mono(pcm)
     n = -(-len(samples) * FPS // rate)
-    with Session(avatar, seed=seed, lookahead=lookahead, renderer=renderer, source=source) as session:
+    with Session(
+        avatar,
+        seed=seed,
+        lookahead=lookahead,
+        renderer=renderer,
+        source=source,
+        generator_steps=generator_steps,
+    ) as session:
         pushed = 0
         for _ in range(n):
             while session.queued_seconds < 1 and pushed < len(samples):

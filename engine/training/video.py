@@ -54,10 +54,8 @@ class Options:
 
 
 def start_history(batch: Batch) -> Tensor:
-    """The frame before each frame (B, 3, H, W): the real one, and for a clip's first frame the warp, as at the start of a call."""
-    clips = batch.target.reshape(-1, batch.frames, *batch.target.shape[1:])
-    warps = batch.warp.reshape(-1, batch.frames, *batch.warp.shape[1:])
-    return torch.cat([warps[:, :1], clips[:, :-1]], 1).flatten(0, 1)
+    """The frame before each frame (B, 3, H, W): the real one, and the warp where none is known, as at the start of a call."""
+    return torch.where(batch.follows[:, None, None, None] > 0, batch.target.roll(1, 0), batch.warp)
 
 
 def corrupted(history: Tensor, warp: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -71,7 +69,7 @@ def corrupted(history: Tensor, warp: Tensor, generator: torch.Generator | None =
     out = torch.where(draw() < 0.3, torch.lerp(history, soft, draw()), history)
     out = out + 0.08 * torch.randn(n, 3, 1, 1, generator=generator) * (draw() < 0.5)
     out = out + 0.2 * draw() * torch.randn(out.shape, generator=generator) * (draw() < 0.6)
-    return torch.where(draw() < 0.2, warp, out)
+    return torch.where(draw() < 0.3, warp, out)
 
 
 def flow_loss(estimate: Tensor, batch_target: Tensor, t: Tensor, weight: Tensor) -> Tensor:
@@ -145,8 +143,8 @@ def euler(
 
 
 def teacher_step(both: nn.Module, batch: Batch, features: Features | None, options: Options) -> Tensor:
-    """Flow matching at two noise levels a frame."""
-    again = 2
+    """Flow matching at a noise level a frame."""
+    again = 1
     target = batch.target.repeat(again, 1, 1, 1)
     t = logit_normal(torch.randn(len(target)), -0.4, 1.2) * (torch.rand(len(target)) > 0.2)
     noisy = mix(torch.randn(target.shape), 2 * target - 1, t)

@@ -1,6 +1,6 @@
 """Batches for stage 2 from the shards that `video_data.py` writes: short clips of consecutive frames, cut to windows around mouth and eyes.
 
-Windows of half the crop cost a quarter and hold what the network is for; whole crops come in between, so that it knows the rest.
+Windows cost a seventh of the crop and hold what the network is for; whole crops come in between, so that it knows the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from visavis.engine.video.generator_inputs import part_masks
 
 Bytes = npt.NDArray[np.uint8]
 FIELDS = ("target", "warp", "part", "coverage", "position", "photo", "photo_part", "photo_position")
+WINDOW = 96
+"""Side of the windows in pixels."""
 GRAIN = 16
 """Windows lie on this grid: the size of the coarsest cells."""
 
@@ -36,7 +38,8 @@ class Run:
 class Batch:
     """Clips of frames, flattened (B = clips x frames): pictures (B, C, H, W) float in 0..1, `origin` (B, 2) of the window in -1..1.
 
-    `weight` (B, 1, H, W): how much each pixel counts; `mouth` (B, 2): the mouth's middle in window pixels.
+    `weight` (B, 1, H, W): how much each pixel counts; `mouth` (B, 2): the mouth's middle in window pixels; `follows` (B,) is 1 where the row before
+    shows the frame before.
     """
 
     target: Tensor
@@ -49,6 +52,7 @@ class Batch:
     origin: Tensor
     weight: Tensor
     mouth: Tensor
+    follows: Tensor
     frames: int
 
 
@@ -114,7 +118,7 @@ class Loader:
         rng = self.rng
         if rng.random() < whole:
             return self._collate([self._clip(256) for _ in range(max(1, self.clips // 4))])
-        return self._collate([self._clip(128) for _ in range(self.clips)])
+        return self._collate([self._clip(WINDOW) for _ in range(self.clips)])
 
     def _clip(self, side: int) -> dict[str, npt.NDArray[np.float32]]:
         rng = self.rng
@@ -153,6 +157,7 @@ class Loader:
         floats["mouth"] = np.broadcast_to(np.asarray(mouth, np.float32) - [x0, y0], (len(rows), 2)).astype(
             np.float32
         )
+        floats["follows"] = np.concatenate([[0], np.diff(rows) == 1]).astype(np.float32)
         if self.augment:
             _augment(floats, rng, side)
         return floats
@@ -164,7 +169,7 @@ class Loader:
             return 0, 0, mouth
         kind = rng.random()
         if kind < 0.7:
-            centre, spread = mouth, 14.0
+            centre, spread = mouth, 10.0
         elif kind < 0.85:
             centre, spread = _middle(np.isin(part, (3, 4)), (128.0, 95.0)), 20.0
         else:
@@ -180,7 +185,7 @@ class Loader:
         weight = 1 + 5 * torch.maximum(near[:, :1], near[:, 1:2]) + 3 * near[:, 2:3]
         return Batch(
             joined["target"], joined["warp"], masks, joined["position"], joined["photo"], joined["photo_masks"],
-            joined["photo_position"], joined["origin"], weight, joined["mouth"], self.frames,
+            joined["photo_position"], joined["origin"], weight, joined["mouth"], joined["follows"], self.frames,
         )  # fmt: skip
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from visavis.engine.avatar import Avatar
 from visavis.engine.diffusion import schedule
 from visavis.engine.motion.channels import FloatArray, zero_motion
-from visavis.engine.runtime import Network, load
+from visavis.engine.runtime import load
 from visavis.engine.video.crop import CROP, FaceCrop, crop, paste, quantised_position
 from visavis.engine.video.renderer import Renderer
 from visavis.kernels import Target
@@ -61,121 +60,111 @@ class Conditions:
 class GeneratorState:
     """What the network remembers of one session."""
 
-    previous: FloatArray
-    """(1, 3, CROP, CROP): the last picture, 0..1."""
+    previous: FloatArray | None
+    """(1, 3, CROP, CROP): the last picture, 0..1; None before the first."""
     ring: FloatArray
     """(1, layers, window, cells, 2 width): keys and values of the last frames, oldest first."""
     noise: FloatArray
     """(1, 3, CROP, CROP): where the path of every frame begins."""
 
 
-@dataclass
 class Generator:
-    """The video network of one session. `steps` sampler steps a frame; `threads` CPU threads."""
+    """The video network of one session: completes what `warp` has drawn. Not for two threads at once."""
 
-    avatar: Avatar
-    steps: int = DEFAULT_STEPS
-    seed: int = 0
-    threads: int = 2
-    weights: Path = WEIGHTS
-    state: GeneratorState = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MAX_STEPS:
-            raise ValueError(f"steps is {self.steps}, expected 1 to {MAX_STEPS}")
-        self._face = FaceCrop(self.avatar)
-        self._frame: Network = load(self.weights / "video_frame.onnx", self.threads)
-        self._step: Network = load(self.weights / "video_step.onnx", self.threads)
-        renderer = Renderer(self.avatar)
-        renderer.render(zero_motion())
-        photo = Conditions.cut(self._face, renderer.target, zero_motion())
-        sink = load(self.weights / "video_photo.onnx", self.threads)(
-            {"photo": photo.warp, "part": photo.part, "position": photo.position}
-        )["sink"]
-        self._sink = sink
-        self._window = self._frame.inputs["ring"][2]
+    def __init__(
+        self,
+        warp: Renderer,
+        *,
+        steps: int = DEFAULT_STEPS,
+        seed: int = 0,
+        threads: int | None = None,
+        weights: Path = WEIGHTS,
+    ) -> None:
+        """`steps` sampler steps a frame, 1 to MAX_STEPS; `threads` CPU threads (None: two where there are two)."""
+        if not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"steps is {steps}, expected 1 to {MAX_STEPS}")
+        threads = threads or default_threads()
+        self.steps, self.seed = steps, seed
+        self._warp = warp
+        self._face = FaceCrop(warp.avatar)
+        photo_net, self._frame, self._step = (
+            load(weights / f"{name}.onnx", threads, batch=1, fast=True) for name in NETWORKS
+        )
+        warp.render(zero_motion())
+        photo = self.conditions(zero_motion())
+        self._sink = photo_net({"photo": photo.warp, "part": photo.part, "position": photo.position})["sink"]
         self._on = np.ones(1, np.float32)
-        self.reset()
+        self.state = self._fresh()
+
+    def _fresh(self) -> GeneratorState:
+        noise = np.random.default_rng([self.seed, 2]).standard_normal((1, 3, CROP, CROP), np.float32)
+        window = self._frame.inputs["ring"][2]
+        return GeneratorState(None, np.repeat(self._sink[:, :, None], window, 2), noise)
 
     def reset(self) -> None:
         """Forget all frames: the next one is the first."""
-        noise = np.random.default_rng([self.seed, 2]).standard_normal((1, 3, CROP, CROP), np.float32)
-        ring = np.repeat(self._sink[:, :, None], self._window, 2)
-        self.state = GeneratorState(np.zeros((1, 3, CROP, CROP), np.float32), ring, noise)
-        self._started = False
+        self.state = self._fresh()
+
+    def conditions(self, motion: FloatArray) -> Conditions:
+        """What the network sees of the frame that the warp's renderer drew last, for `motion`."""
+        return Conditions.cut(self._face, self._warp.target, motion)
 
     def paint(self, conditions: Conditions) -> tuple[Bytes, FloatArray]:
         """One frame of the crop: colour (CROP, CROP, 3) and blend mask (CROP, CROP) in 0..1; the state moves on."""
         state = self.state
-        if not self._started:
-            state.previous = conditions.warp.transpose(0, 3, 1, 2).astype(np.float32) / 255
-            self._started = True
+        previous = state.previous
+        if previous is None:
+            previous = conditions.warp.transpose(0, 3, 1, 2).astype(np.float32) / 255
         seen = self._frame(
             {
                 "warp": conditions.warp, "part": conditions.part, "coverage": conditions.coverage,
-                "position": conditions.position, "previous": state.previous, "sink": self._sink, "ring": state.ring,
+                "position": conditions.position, "previous": previous, "sink": self._sink, "ring": state.ring,
                 "active": self._on,
             }
         )  # fmt: skip
-        times = schedule(self.steps)
         noisy, made = state.noise, {}
-        for now, then in itertools.pairwise(times):
+        for now, then in itertools.pairwise(schedule(self.steps)):
             made = self._step(
                 {
                     "features": seen["features"], "picture": seen["picture"], "noisy": noisy,
                     "t": np.array([now], np.float32), "next_t": np.array([then], np.float32),
-                    "previous": state.previous, "active": self._on,
+                    "previous": previous, "active": self._on,
                 }
             )  # fmt: skip
             noisy = made["next_noisy"]
         state.ring, state.previous = seen["next_ring"], made["next_previous"]
         return np.asarray(made["colour"][0], np.uint8), made["mask"][0]
 
-    def complete(self, frame: Bytes, target: Target, motion: FloatArray) -> Bytes:
-        """Paint over `frame` (H, W, 3), the warp of `motion` as `target` holds it, in place; returns it."""
-        colour, mask = self.paint(Conditions.cut(self._face, target, motion))
+    def render(self, frame: Bytes, motion: FloatArray) -> Bytes:
+        """Paint over `frame` (H, W, 3), which the warp's renderer has just drawn for `motion`, in place; returns it."""
+        colour, mask = self.paint(self.conditions(motion))
         return paste(frame, colour, mask, self._face.transform(motion))
 
 
-class GenerativeRenderer:
-    """Warp and generator as one renderer. Unlike `Renderer` it remembers the frames before: one for each session."""
+def default_threads() -> int:
+    """Threads for the generator: two where there are two cores."""
+    return min(2, os.cpu_count() or 1)
 
-    def __init__(
-        self, avatar: Avatar, *, steps: int | None = None, seed: int = 0, threads: int | None = None
-    ) -> None:
-        """`steps` None: as many as this machine can do in real time, found by trying (0 = the warp alone)."""
-        self.threads = threads or min(2, os.cpu_count() or 1)
-        self.warp = Renderer(avatar, threads=1)
-        if steps is None:
-            steps = affordable_steps(self.threads)
-        self.steps = steps
-        self.generator = Generator(avatar, steps, seed, self.threads) if steps else None
 
-    @property
-    def target(self) -> Target:
-        """Coverage, part mask and position map of the last frame (the warp's)."""
-        return self.warp.target
+def generator_for(warp: Renderer, *, steps: int | None = None, seed: int = 0) -> Generator | None:
+    """The generator of a session, or None for the warp alone.
 
-    def render(self, motion: FloatArray) -> Bytes:
-        """The frame (H, W, 3) RGB for one motion vector (N_CHANNELS,); the array is the caller's to keep."""
-        frame = self.warp.render(motion)
-        if self.generator is None:
-            return frame
-        return self.generator.complete(frame, self.warp.target, motion)
-
-    def reset(self) -> None:
-        """Forget the frames before."""
-        if self.generator is not None:
-            self.generator.reset()
+    `steps` None: as many as this machine can do in real time, found by trying; 0: none.
+    """
+    if not available():
+        return None
+    if steps is None:
+        steps = affordable_steps(default_threads())
+    return Generator(warp, steps=steps, seed=seed) if steps else None
 
 
 def costs(threads: int, weights: Path = WEIGHTS, *, rounds: int = 5) -> tuple[float, float]:
     """Seconds that one frame's features and one sampler step take here: the median of a few runs."""
     taken = []
     for name in NETWORKS[1:]:
-        network = load(weights / f"{name}.onnx", threads)
+        network = load(weights / f"{name}.onnx", threads, batch=1, fast=True)
         feed = {
-            key: np.zeros([1 if n < 0 else n for n in shape], np.uint8 if key in _BYTES else np.float32)
+            key: np.zeros([1, *shape[1:]], np.uint8 if key in _BYTES else np.float32)
             for key, shape in network.inputs.items()
         }
         network(feed)

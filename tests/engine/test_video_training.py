@@ -20,7 +20,7 @@ from visavis.engine.training.video import (  # noqa: E402
     schedule,
     start_history,
 )
-from visavis.engine.training.video_loader import Batch, Loader  # noqa: E402
+from visavis.engine.training.video_loader import WINDOW, Batch, Loader  # noqa: E402
 from visavis.engine.training.video_model import VideoConfig, VideoNet  # noqa: E402
 
 SMALL = VideoConfig("small", (8, 16, 32), (1, 1, 1), (1, 1), 1, 2, 2, 8, 1)
@@ -48,7 +48,7 @@ def batch(clips: int = 2, frames: int = 3, side: int = 64, seed: int = 0) -> Bat
     return Batch(
         draw(3), draw(3), draw(4).round(), draw(3), photo, photo_masks, photo_position,
         torch.full((clips * frames, 2), -0.5), torch.ones(clips * frames, 1, side, side),
-        torch.full((clips * frames, 2), side / 2), frames,
+        torch.full((clips * frames, 2), side / 2), (torch.arange(clips * frames) % frames > 0).float(), frames,
     )  # fmt: skip
 
 
@@ -115,10 +115,10 @@ def test_loader_windows_hold_what_they_say(tmp_path: Path) -> None:
     loader = Loader(tmp_path, {"set": 1.0}, clips=3, frames=2, augment=False)
     for whole in (0.0, 1.0):
         drawn = loader.batch(whole)
-        side = 256 if whole else 128
+        side = 256 if whole else WINDOW
         assert drawn.target.shape[1:] == (3, side, side)
         x, y = drawn.mouth[0].tolist()
-        if whole or (8 < x < 120 and 8 < y < 120):  # the mask of the mouth is where the mouth is said to be
+        if whole or (8 < x < WINDOW - 8 and 8 < y < WINDOW - 8):  # the mask of the mouth is where the mouth is said to be
             assert float(drawn.masks[0, 0, int(y), int(x)]) == 1
         corner = ((drawn.origin[0] + 1) * 128).round().to(int).tolist()
         assert all(value % 16 == 0 for value in corner)
