@@ -81,7 +81,13 @@ def _parser() -> Parser:
     sub.add_argument(
         "--size", type=int, default=512, help="longer side of the video in pixels (default: 512)"
     )
-    sub.add_argument("--sessions", type=int, default=4, help="sessions at the same time (default: 4)")
+    sub.add_argument(
+        "--sessions",
+        type=int,
+        default=16,
+        help="sessions at the same time at most; fewer where the measured cost of a frame says so (default: 16)",
+    )
+    sub.add_argument("--workers", type=int, default=1, help="processes that make frames (default: 1)")
     sub.add_argument(
         "--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)"
     )

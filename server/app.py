@@ -14,9 +14,10 @@ from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine, VisavisEngine
 from visavis.server.errors import errors_middleware
 from visavis.server.metrics import Metrics
-from visavis.server.routes import AVATARS, CONFIG, ENGINE, METRICS, SESSIONS, routes
+from visavis.server.routes import AVATARS, CONFIG, ENGINE, METRICS, SESSIONS, WORKERS, routes
 from visavis.server.security import security_middleware
 from visavis.server.sessions import SessionRegistry
+from visavis.server.workers import WorkerPool
 
 
 def create_app(config: ServerConfig | None = None, engine: Engine | None = None) -> web.Application:
@@ -29,8 +30,9 @@ def create_app(config: ServerConfig | None = None, engine: Engine | None = None)
     app[CONFIG] = config
     app[ENGINE] = engine
     app[METRICS] = metrics
-    app[AVATARS] = AvatarStore(config, engine, metrics)
-    app[SESSIONS] = SessionRegistry(config, engine, app[AVATARS], metrics)
+    app[WORKERS] = WorkerPool(config, engine, metrics)
+    app[AVATARS] = AvatarStore(config, engine, app[WORKERS], metrics)
+    app[SESSIONS] = SessionRegistry(config, app[WORKERS], app[AVATARS], metrics)
     app.add_routes(routes)
     app.cleanup_ctx.append(_lifetime)
     app.on_shutdown.append(_end_sessions)
@@ -39,6 +41,7 @@ def create_app(config: ServerConfig | None = None, engine: Engine | None = None)
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     encoders.observe_encode = app[METRICS].encode_seconds.observe
+    await app[WORKERS].start()
     app[AVATARS].add_shared()
     reaper = asyncio.create_task(app[SESSIONS].reap(), name="reaper")
     yield
@@ -47,6 +50,7 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
         await reaper
     await app[SESSIONS].close()
     await app[AVATARS].close()
+    await app[WORKERS].close()
 
 
 async def _end_sessions(app: web.Application) -> None:

@@ -1,31 +1,25 @@
-"""The people that a server can show: enrolled in a worker thread, held in memory, nothing on disk."""
+"""The people that a server can show: enrolled by a worker, held in memory, nothing on disk."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
-import os
 import secrets
-import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visavis.engine.errors import VisavisError
 from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine
 from visavis.server.errors import ApiError
 from visavis.server.metrics import Metrics
+from visavis.server.workers import WorkerLost, WorkerPool, WorkerRefused
 
 log = logging.getLogger(__name__)
 
 DEMO_ID = "demo"
-PICTURE_QUALITY = 88
 
 
 @dataclass
@@ -40,8 +34,16 @@ class Entry:
     stage: str = ""
     progress: float = 0.0
     error: dict[str, str] | None = None
-    avatar: Any = None
+    key: str = ""
+    """Names this version of the avatar to workers."""
+    blob: bytes = b""
+    """The avatar as workers pass it on (trusted: made by our own)."""
     picture: bytes = b""
+    width: int = 0
+    height: int = 0
+    consent: str = ""
+    owner: str | None = None
+    """Who enrolled it: the subject of their token, where tokens are asked for."""
     used_at: float = field(default_factory=time.monotonic)
 
     def public(self) -> dict[str, Any]:
@@ -56,20 +58,20 @@ class Entry:
         }
         if self.error:
             body["error"] = self.error
-        if self.avatar is not None:
-            body["width"], body["height"] = int(self.avatar.width), int(self.avatar.height)
+        if self.blob:
+            body["width"], body["height"] = self.width, self.height
         return body
 
 
 class AvatarStore:
-    """Avatars by id. One enrolment runs at a time, in a thread of its own."""
+    """Avatars by id. One enrolment runs at a time."""
 
-    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, config: ServerConfig, engine: Engine, workers: WorkerPool, metrics: Metrics) -> None:
         self._config = config
+        self._workers = workers
         self._engine = engine
         self._metrics = metrics
         self._entries: dict[str, Entry] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="enroll", initializer=_step_back)
         self._tasks: set[asyncio.Task[None]] = set()
         metrics.gauge("visavis_avatars", "People held in memory.", lambda: len(self._entries))
 
@@ -98,15 +100,15 @@ class AvatarStore:
         entry.used_at = time.monotonic()
         return entry
 
-    def ready(self, avatar_id: str) -> Any:
-        """The engine's avatar, or ApiError 404, 409 while it is being prepared, 422 where that failed."""
+    def ready(self, avatar_id: str) -> Entry:
+        """The person once prepared, or ApiError 404, 409 while it is being prepared, 422 where that failed."""
         entry = self.get(avatar_id)
         if entry.state == "failed":
             assert entry.error is not None
             raise ApiError(422, entry.error["code"], entry.error["message"])
-        if entry.avatar is None:
+        if not entry.blob:
             raise ApiError(409, "not_ready", "This person is still being prepared.", {"Retry-After": "2"})
-        return entry.avatar
+        return entry
 
     def enroll(self, photo: bytes, *, name: str, consent: str, face: int | None) -> Entry:
         """Queue a photo; ApiError 503 where too many wait."""
@@ -142,7 +144,7 @@ class AvatarStore:
         *,
         shared: bool,
     ) -> Entry:
-        entry = self._entries[key] = Entry(key, name, shared)
+        entry = self._entries[key] = Entry(key, name, shared, consent=consent)
         task = asyncio.create_task(self._prepare(entry, photo, consent, face), name=f"enroll-{key}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -152,39 +154,34 @@ class AvatarStore:
         def progress(stage: str, share: float) -> None:
             entry.stage, entry.progress = stage, min(1.0, max(entry.progress, share))
 
-        def work() -> tuple[Any, bytes]:
-            entry.state = "enrolling"
-            if isinstance(photo, Path) and photo.suffix.lower() == ".avatar":
-                avatar = self._engine.load(photo)
-            else:
-                avatar = self._engine.enroll(
-                    photo,
-                    face=face,
-                    size=self._config.size,
-                    consent=consent,
-                    name=entry.name,
-                    progress=progress,
-                )
-            return avatar, _jpeg(self._engine.picture(avatar))
-
+        path = photo if isinstance(photo, Path) else None
+        request = {
+            "path": str(path) if path else None,
+            "face": face,
+            "size": self._config.size,
+            "consent": consent,
+            "name": entry.name,
+        }
         began = time.monotonic()
+        entry.state = "enrolling"
         try:
-            avatar, picture = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except VisavisError as error:
-            message = str(error).replace(str(photo), photo.name) if isinstance(photo, Path) else str(error)
+            answer, data = await self._workers.enroll(
+                request, photo if isinstance(photo, bytes) else b"", progress
+            )
+        except WorkerRefused as error:
+            message = str(error).replace(str(path), path.name) if path else str(error)
             entry.state, entry.error = "failed", {"code": error.code, "message": message}
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("enrolment failed avatar=%s", entry.id)
-            entry.state = "failed"
-            entry.error = {
-                "code": "internal",
-                "message": "The photo could not be prepared; the server's log says why.",
-            }
+        except WorkerLost as error:
+            entry.state, entry.error = (
+                "failed",
+                {"code": error.code, "message": "The photo could not be prepared."},
+            )
         else:
-            entry.avatar, entry.picture = avatar, picture
-            entry.name = str(getattr(avatar, "metadata", {}).get("name") or entry.name)
+            await self._workers.up.wait()  # ready is who can be called
+            entry.picture = bytes(data[: answer["picture"]])
+            entry.blob = bytes(data[answer["picture"] :])
+            entry.key = secrets.token_urlsafe(12)
+            entry.width, entry.height, entry.name = answer["width"], answer["height"], answer["name"]
             entry.state, entry.progress = "ready", 1.0
             self._metrics.enrollments.inc()
             log.info("avatar ready avatar=%s seconds=%.1f", entry.id, time.monotonic() - began)
@@ -197,20 +194,3 @@ class AvatarStore:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def _step_back() -> None:
-    """Lower this thread's priority: a photo that takes a second longer hurts less than a call that stutters."""
-    if sys.platform == "linux":  # elsewhere a priority belongs to the whole process
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-
-
-def _jpeg(image: Any) -> bytes:
-    import cv2
-
-    ok, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, PICTURE_QUALITY])
-    if not ok:
-        raise RuntimeError("the picture could not be encoded")
-    return data.tobytes()

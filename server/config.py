@@ -26,7 +26,12 @@ class ServerConfig:
     """Side in pixels of the video of people enrolled by this server."""
     lookahead: int = 2
     """Frames (40 ms) of speech that the engine waits for before it moves the mouth: 0 to 2."""
-    max_sessions: int = 4
+    workers: int = 0
+    """Processes that make frames; 0: a thread of this process does (tests, embedding)."""
+    engine_factory: str = "visavis.server.engines:VisavisEngine"
+    """What workers make their engine of, "module:class"."""
+    max_sessions: int = 16
+    """At most; fewer where the measured cost of a frame says so."""
     max_viewers: int = 8
     """Peer connections that one session may have at the same time."""
     max_avatars: int = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,4 +91,59 @@ class VisavisEngine:
     def session(self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float) -> SessionLike:
         from visavis.engine.session import Session
 
-        return Session(avatar, seed=seed, lookahead=lookahead, max_queue_s=max_queue_s)
+        return TimedSession(Session(avatar, seed=seed, lookahead=lookahead, max_queue_s=max_queue_s))
+
+    def warm(self) -> None:
+        """Import what sessions need, before anybody waits for it."""
+        import visavis.engine.session
+        import visavis.engine.video.renderer  # noqa: F401
+
+
+class TimedSession:
+    """A session that says where the time of its last step went: `stages`, seconds by the name of the stage."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.stages: dict[str, float] = {}
+        for attribute, method, stage in (
+            ("_source", "step", "motion"),
+            ("_renderer", "render", "raster"),
+            ("_generator", "render", "video"),
+        ):
+            part = getattr(session, attribute, None)
+            if hasattr(part, method):
+                setattr(session, attribute, _Timed(part, method, stage, self.stages))
+        self.push_audio = session.push_audio
+        self.commit = session.commit
+        self.clear = session.clear
+        self.close = session.close
+
+    def step(self) -> FrameLike:
+        """The next frame."""
+        self.stages.clear()
+        return self._session.step()
+
+    @property
+    def queued_seconds(self) -> float:
+        """Pushed speech that was not shown yet."""
+        return self._session.queued_seconds
+
+
+class _Timed:
+    """A part whose one method is timed; everything else of it shows through."""
+
+    def __init__(self, part: Any, method: str, stage: str, stages: dict[str, float]) -> None:
+        self._part = part
+        call = getattr(part, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                stages[stage] = stages.get(stage, 0.0) + time.perf_counter() - began
+
+        setattr(self, method, timed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)

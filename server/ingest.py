@@ -130,7 +130,11 @@ class AudioSocket:
         self.key = "ws-" + secrets.token_urlsafe(8)
 
     async def close(self) -> None:
-        """Say goodbye and end `serve`."""
+        """Say goodbye and end `serve`; what is still to be told is told first."""
+        for _ in range(20):
+            if self._events.empty():
+                break
+            await asyncio.sleep(0.05)
         await self._socket.close(code=1001, message=b"session closed")
 
     def _event(self, event: Event) -> None:

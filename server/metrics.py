@@ -70,6 +70,28 @@ class Histogram:
         yield f"{self.name}_count {running}"
 
 
+@dataclass
+class Family:
+    """A summary (sum and number) for each value of one label."""
+
+    name: str
+    help: str
+    label: str
+    sums: dict[str, list[float]] = field(default_factory=dict)
+
+    def observe(self, value: float, label: str) -> None:
+        entry = self.sums.setdefault(label, [0.0, 0.0])
+        entry[0] += value
+        entry[1] += 1
+
+    def lines(self) -> Iterator[str]:
+        yield f"# HELP {self.name} {self.help}"
+        yield f"# TYPE {self.name} summary"
+        for value, (total, count) in self.sums.items():
+            yield f'{self.name}_sum{{{self.label}="{value}"}} {total:.6f}'
+            yield f'{self.name}_count{{{self.label}="{value}"}} {count:g}'
+
+
 class Metrics:
     """All of a server's figures."""
 
@@ -79,8 +101,11 @@ class Metrics:
         self.late_frames = Counter(
             "visavis_late_frames_total", "Frames published more than one frame period after they were due."
         )
-        self.skipped_frames = Counter(
-            "visavis_skipped_frames_total", "Frame times left out when a clock was re-anchored after a stall."
+        self.refused_sessions = Counter(
+            "visavis_refused_sessions_total", "Sessions refused for want of room."
+        )
+        self.worker_deaths = Counter(
+            "visavis_worker_deaths_total", "Workers that died and were started again."
         )
         self.dropped_pairs = Counter(
             "visavis_dropped_pairs_total", "Frames that a slow connection's queue had no room for."
@@ -91,6 +116,10 @@ class Metrics:
         self.step_seconds = Histogram(
             "visavis_step_seconds", "Time to compute one frame and convert its colours."
         )
+        self.tick_late_seconds = Histogram(
+            "visavis_tick_late_seconds", "How long after its tick a frame was begun."
+        )
+        self.stage_seconds = Family("visavis_stage_seconds", "Time of each stage of a frame.", "stage")
         self.encode_seconds = Histogram("visavis_encode_seconds", "Time to encode one video frame.")
         self._gauges: list[Gauge] = []
 
@@ -100,6 +129,6 @@ class Metrics:
 
     def render(self) -> str:
         """The page that Prometheus scrapes."""
-        series = [item for item in vars(self).values() if isinstance(item, Counter | Histogram)]
+        series = [item for item in vars(self).values() if isinstance(item, Counter | Histogram | Family)]
         lines = [line for item in (*series, *self._gauges) for line in item.lines()]
         return "\n".join(lines) + "\n"

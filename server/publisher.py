@@ -11,7 +11,7 @@ import asyncio
 import fractions
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import av
 import numpy as np
@@ -33,12 +33,14 @@ so that every word after them comes that much later for some ten seconds; a gap 
 
 @dataclass(frozen=True)
 class Pair:
-    """One frame and its sound. `stamp` counts frame times since the session began; `due` is on the loop's clock."""
+    """One frame and its sound. `stamp` counts ticks of the worker's clock; `due` is on the loop's clock."""
 
     stamp: int
     due: float
     i420: npt.NDArray[np.uint8]  # (H * 3 / 2, W)
     audio: npt.NDArray[np.int16]  # (1920,) at 48 kHz
+    speech: bool = False
+    """Whether it carries pushed speech."""
 
 
 @dataclass(eq=False)
@@ -79,6 +81,13 @@ class Subscription:
         self._frame_ready.set()
         self._sound_ready.set()
 
+    def hush(self) -> None:
+        """Take the sound out of speech that has not left yet (barge-in)."""
+        for pair in [pair for pair in self.sounds if pair.speech]:
+            self.sounds[self.sounds.index(pair)] = replace(
+                pair, audio=np.zeros_like(pair.audio), speech=False
+            )
+
     async def _next(self, queue: deque[Pair], ready: asyncio.Event) -> Pair:
         self._wanted.add(id(queue))
         now = asyncio.get_running_loop().time
@@ -113,11 +122,12 @@ class Subscription:
 class Publisher:
     """Gives every viewer the same pairs."""
 
-    def __init__(self) -> None:
+    def __init__(self, anchor: float) -> None:
+        """`anchor`: loop time of stamp 0."""
         self._subscriptions: set[Subscription] = set()
-        self.anchor = asyncio.get_running_loop().time()
-        self.wall_offset = time.time() - self.anchor
-        self.next_stamp = 0
+        self.anchor = anchor
+        self.wall_offset = time.time() - asyncio.get_running_loop().time()
+        self.frames = 0
 
     @property
     def watched(self) -> bool:
@@ -126,7 +136,9 @@ class Publisher:
 
     def subscribe(self) -> Subscription:
         """A new viewer's subscription, from the next pair on."""
-        subscription = Subscription(self.next_stamp, self.anchor, self.wall_offset)
+        now = int((asyncio.get_running_loop().time() - self.anchor) / FRAME_S)
+        # a little before the present: no pair that is on its way has a stamp before the origin
+        subscription = Subscription(max(0, now - FPS), self.anchor, self.wall_offset)
         self._subscriptions.add(subscription)
         return subscription
 
@@ -136,8 +148,13 @@ class Publisher:
 
     def publish(self, pair: Pair) -> int:
         """Hands a pair to everybody; returns how many old pairs were pushed out of full queues."""
-        self.next_stamp = pair.stamp + 1
+        self.frames += 1
         return sum(subscription.put(pair) for subscription in self._subscriptions)
+
+    def hush(self) -> None:
+        """Barge-in: no word that has not left yet leaves."""
+        for subscription in self._subscriptions:
+            subscription.hush()
 
     def close(self) -> None:
         for subscription in list(self._subscriptions):

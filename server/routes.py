@@ -18,6 +18,7 @@ from visavis.server.metrics import CONTENT_TYPE, Metrics
 from visavis.server.security import require_token
 from visavis.server.sessions import LiveSession, SessionRegistry
 from visavis.server.webrtc import Viewer, resolve_mdns
+from visavis.server.workers import WorkerPool
 
 PAGE = Path(__file__).parent / "page"
 MAX_TEXT = 400
@@ -29,6 +30,7 @@ AVATARS = web.AppKey("avatars", AvatarStore)
 SESSIONS = web.AppKey("sessions", SessionRegistry)
 ENGINE: web.AppKey[Engine] = web.AppKey("engine")
 METRICS = web.AppKey("metrics", Metrics)
+WORKERS = web.AppKey("workers", WorkerPool)
 
 routes = web.RouteTableDef()
 
@@ -77,7 +79,7 @@ def _session(request: web.Request) -> LiveSession:
     session = request.app[SESSIONS].get(request.match_info["session"])
     require_token(request, session.token_digest)
     if session.failure:
-        raise ApiError(410, "engine_failed", session.failure)
+        raise ApiError(410, *session.failure)
     return session
 
 
@@ -276,7 +278,8 @@ async def show_session(request: web.Request) -> web.Response:
             "avatar": session.avatar_id,
             "connections": len(session.connections),
             "queued_s": round(session.queued_seconds, 3),
-            "media_s": round(session.publisher.next_stamp / 25, 2),
+            "media_s": round(session.publisher.frames / 25, 2),
+            "timings_ms": {name: round(value, 2) for name, value in session.timings.items()},
         }
     )
 

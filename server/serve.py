@@ -35,6 +35,8 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         raise ServeError(f"--port {args.port} must be from 0 to 65535")
     if not 1 <= args.sessions <= 1000:
         raise ServeError(f"--sessions {args.sessions} must be from 1 to 1000")
+    if not 1 <= args.workers <= 64:
+        raise ServeError(f"--workers {args.workers} must be from 1 to 64")
     if not 256 <= args.size <= 1024 or args.size % 16:
         raise ServeError(f"--size {args.size} must be a multiple of 16 from 256 to 1024")
     for url in args.ice_server:
@@ -48,6 +50,7 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         size=args.size,
         lookahead=args.lookahead,
         max_sessions=args.sessions,
+        workers=args.workers,
         allowed_hosts=tuple(name.lower() for name in args.allow_host),
         ice_servers=tuple(args.ice_server),
     )

@@ -1,57 +1,41 @@
-"""Live sessions: one clock each, the engine off the event loop, one publisher, and the registry that ends them."""
+"""Live sessions as the wire sees them: frames in from a worker, out to every viewer; and the registry that ends them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from visavis.engine.errors import VisavisError
-from visavis.kernels import rgb_to_i420
-from visavis.server.avatars import AvatarStore
+from visavis.engine.errors import AudioError, QueueFullError, VisavisError
+from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME
+from visavis.server.avatars import AvatarStore, Entry
 from visavis.server.config import ServerConfig
-from visavis.server.engines import Engine, SessionLike
 from visavis.server.errors import ApiError
+from visavis.server.host import FRAME_S
+from visavis.server.link import Header
 from visavis.server.metrics import Metrics
-from visavis.server.publisher import FRAME_S, Pair, Publisher
+from visavis.server.publisher import Pair, Publisher
 from visavis.server.security import digest, new_token
+from visavis.server.workers import WorkerHandle, WorkerLost, WorkerPool, WorkerRefused
 
 log = logging.getLogger(__name__)
 
-STALL_S = 0.08
-"""A clock that is this far behind gives up the missed frame times instead of hurrying through them: two frames are what
-a receiver's buffer takes up unseen. Speech is not lost by it: the engine goes on where it was, the stamps jump."""
-LIVE_BLOCKS = 50
-"""Microphone blocks (20 ms) that wait for the next step at most."""
-
-T = TypeVar("T")
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
+LOST = "The avatar's engine stopped; make a new session."
+FAILED = "The avatar's engine failed; make a new session."
 
 
 class Connection(Protocol):
     """Something that keeps a session in use: a peer connection or a WebSocket."""
 
     async def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of the engine gives, ready to be published."""
-
-    i420: npt.NDArray[np.uint8]
-    audio: npt.NDArray[np.int16]
-    speech: bool
-    seconds: float
 
 
 @dataclass
@@ -78,165 +62,199 @@ class Playback:
 class LiveSession:
     """One avatar on the wire.
 
-    Every call into the engine's session happens in this session's own thread, one at a time. The clock runs while somebody is
-    connected; with nobody there, the avatar rests and costs nothing.
+    Its engine lives in a worker. The worker makes frames while somebody is connected; with nobody there, the avatar rests and costs
+    nothing. `generation` counts how often the speech was cleared: what the worker made before it knew is silenced here.
     """
 
-    def __init__(self, session_id: str, avatar_id: str, metrics: Metrics) -> None:
+    def __init__(self, session_id: str, avatar_id: str, worker: WorkerHandle, metrics: Metrics) -> None:
         self.id = session_id
         self.avatar_id = avatar_id
+        self.worker = worker
         self.token = new_token()
         self.token_digest = digest(self.token)
-        self.publisher = Publisher()
+        self.publisher = Publisher(worker.anchor)
         self.connections: dict[str, Connection] = {}
         self.listeners: set[Listener] = set()
         self.started_at = time.time()
         self.idle_since: float | None = asyncio.get_running_loop().time()
         self.closed = False
         self.queued_seconds = 0.0
-        self.failure: str | None = None
+        self.failure: tuple[str, str] | None = None
+        """Code and message of what ended the engine's part."""
+        self.on_failure: Callable[[LiveSession], None] | None = None
+        self.timings: dict[str, float] = {}
+        """Where the time of a frame goes, in ms: moving averages, for the page and for benchmarks."""
+        self.generation = 0
         self._metrics = metrics
-        self._engine: SessionLike | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"session-{session_id[:6]}")
-        self._live: deque[tuple[npt.NDArray[np.int16], int]] = deque(maxlen=LIVE_BLOCKS)
         self._playback = Playback()
-        self._clock: asyncio.Task[None] | None = None
-        self._in_use = asyncio.Event()
+        self._opened = False
 
-    async def open(self, make: Callable[[], SessionLike]) -> None:
-        """Make the engine's session (in the session's thread) and start the clock."""
-        self._engine = await self._run(make)
-        self._clock = asyncio.create_task(self._tick(), name=f"clock-{self.id}")
+    async def open(self, entry: Entry, *, seed: int, lookahead: int, max_queue_s: float) -> None:
+        """Make the engine's part in the worker, which makes its first frames before this returns."""
+        worker = self.worker
+        worker.sessions[self.id] = self._on_message
+        request = {
+            "op": "open", "session": self.id, "avatar": entry.key, "seed": seed,
+            "lookahead": lookahead, "max_queue_s": max_queue_s,
+        }  # fmt: skip
+        answer, _ = await worker.ask(request, entry.blob if entry.key not in worker.known else b"")
+        if answer.get("unknown"):
+            answer, _ = await worker.ask(request, entry.blob)
+        worker.known.add(entry.key)
+        worker.load.opened(answer.get("cpu_s"))
+        self._opened = True
+        if self.connections:
+            worker.tell({"op": "watch", "session": self.id, "on": True})
 
-    async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-
-    def _alive(self) -> SessionLike:
-        if self._engine is None or self.closed:
+    def _alive(self) -> WorkerHandle:
+        if self.closed or self.failure or not self._opened:
             raise ApiError(410, "session_closed", "This session has ended; make a new one.")
-        return self._engine
+        return self.worker
 
     # Speech
 
+    async def _ask(self, header: Header, *parts: Any) -> Header:
+        try:
+            answer, _ = await self._alive().ask(
+                header | {"session": self.id, "generation": self.generation}, *parts
+            )
+        except WorkerRefused as error:
+            if error.code == QueueFullError.code:
+                raise QueueFullError(str(error)) from None
+            if error.code == "session_closed":
+                raise ApiError(410, error.code, str(error)) from None
+            refused = AudioError(str(error))
+            refused.code = error.code
+            raise refused from None
+        except WorkerLost as error:
+            raise ApiError(410, error.code, str(error)) from None
+        return answer
+
     async def push_audio(self, pcm: npt.NDArray[np.int16], rate: int, *, live: bool = False) -> None:
         """Queue speech. Raises AudioError and QueueFullError (nothing was taken)."""
-        engine = self._alive()
-        await self._run(lambda: engine.push_audio(pcm, rate, live=live))
+        if live:
+            self.push_live(pcm, rate)
+            return
+        answer = await self._ask({"op": "push", "rate": rate}, pcm.astype("<i2", copy=False))
+        self.queued_seconds = answer["queued"]
         self._metrics.speech_seconds.inc(len(pcm) / rate)
 
     def push_live(self, pcm: npt.NDArray[np.int16], rate: int) -> None:
         """Microphone speech: taken in before the next step, the oldest dropped when the engine does not keep up."""
-        self._live.append((pcm, rate))
+        self._alive().tell({"op": "live", "session": self.id, "rate": rate}, pcm.astype("<i2"))
 
     async def commit(self) -> None:
         """The utterance is complete: do not wait for more of it."""
-        await self._run(self._alive().commit)
+        await self._ask({"op": "commit"})
 
     async def clear(self) -> int:
         """Barge-in: drop all queued speech. Returns the dropped samples at 16 kHz."""
-        self._live.clear()
+        self.generation += 1
         self._playback.cleared = self._playback.frames > 0
-        return await self._run(self._alive().clear)
+        self.publisher.hush()
+        return int((await self._ask({"op": "clear"}))["dropped"])
 
     # Connections
 
     def attach(self, key: str, connection: Connection) -> None:
-        """A connection begins; the clock runs from now on."""
+        """A connection begins; frames are made from now on."""
         self.connections[key] = connection
         self.idle_since = None
-        self._in_use.set()
+        if len(self.connections) == 1 and self._opened:
+            self.worker.tell({"op": "watch", "session": self.id, "on": True})
 
     def detach(self, key: str) -> None:
         """A connection has ended."""
         self.connections.pop(key, None)
         if not self.connections:
             self.idle_since = asyncio.get_running_loop().time()
-            self._in_use.clear()
+            self.worker.tell({"op": "watch", "session": self.id, "on": False})
 
     def emit(self, event: Event) -> None:
         """Tell every listener."""
         for listener in list(self.listeners):
             listener(event)
 
-    # The clock
+    # What the worker sends
 
-    def _step(self) -> Step:
-        began = time.perf_counter()
-        engine = self._alive()
-        while self._live:
-            pcm, rate = self._live.popleft()
-            engine.push_audio(pcm, rate, live=True)
-            self._metrics.speech_seconds.inc(len(pcm) / rate)
-        frame = engine.step()
-        self.queued_seconds = engine.queued_seconds
-        return Step(
-            rgb_to_i420(frame.image), frame.audio, frame.speech_index is not None, time.perf_counter() - began
+    def _on_message(self, header: Header, payload: memoryview) -> None:
+        if self.closed:
+            return
+        if header["op"] == "pair":
+            self._on_pair(header, payload)
+        else:
+            lost = header["op"] == "lost"
+            self.failure = ("worker_lost", LOST) if lost else ("engine_failed", FAILED)
+            self.emit({"type": "error", "error": {"code": self.failure[0], "message": self.failure[1]}})
+            if self.on_failure:
+                self.on_failure(self)
+
+    def _on_pair(self, header: Header, payload: memoryview) -> None:
+        metrics, now = self._metrics, asyncio.get_running_loop().time()
+        split = len(payload) - 2 * PLAYBACK_SAMPLES_PER_FRAME
+        i420 = np.frombuffer(payload[:split], np.uint8).reshape(header["rows"], -1)
+        audio = np.frombuffer(payload[split:], "<i2")
+        speech, due = bool(header["speech"]), float(header["due"])
+        if speech and header["generation"] != self.generation:
+            audio, speech = np.zeros_like(audio), False
+        self.queued_seconds = header["queued"]
+        metrics.speech_seconds.inc(header["heard"])
+        metrics.step_seconds.observe(header["step_s"] + header["convert_s"])
+        for name, seconds in header["stages"].items():
+            metrics.stage_seconds.observe(seconds, name)
+        metrics.tick_late_seconds.observe(max(0.0, header["began"] - due))
+        metrics.frames.inc()
+        if now - due > FRAME_S:
+            metrics.late_frames.inc()
+        self._average(
+            {
+                "wait": header["began"] - due,
+                **header["stages"],
+                "engine": header["step_s"] - sum(header["stages"].values()),
+                "convert": header["convert_s"],
+                "link": now - header["began"] - header["step_s"] - header["convert_s"],
+            }
         )
+        metrics.dropped_pairs.inc(self.publisher.publish(Pair(header["stamp"], due, i420, audio, speech)))
+        event = self._playback.next(speech)
+        if event:
+            self.emit(event)
 
-    async def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        publisher, metrics = self.publisher, self._metrics
-        try:
-            while True:
-                resting = not self._in_use.is_set()
-                await self._in_use.wait()
-                stamp = publisher.next_stamp
-                due = publisher.anchor + stamp * FRAME_S
-                behind = loop.time() - due
-                if behind > (0.0 if resting else STALL_S):
-                    skipped = math.ceil(behind / FRAME_S)
-                    stamp += skipped
-                    due += skipped * FRAME_S
-                    if not resting:
-                        metrics.skipped_frames.inc(skipped)
-                        log.warning("clock re-anchored session=%s skipped_frames=%d", self.id, skipped)
-                await asyncio.sleep(max(0.0, due - loop.time()))
-                step = await self._run(self._step)
-                metrics.step_seconds.observe(step.seconds)
-                metrics.frames.inc()
-                if loop.time() - due > FRAME_S:
-                    metrics.late_frames.inc()
-                metrics.dropped_pairs.inc(publisher.publish(Pair(stamp, due, step.i420, step.audio)))
-                event = self._playback.next(step.speech)
-                if event:
-                    self.emit(event)
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("session failed session=%s", self.id)
-            self.failure = "The avatar's engine failed; make a new session."
-            self.emit({"type": "error", "error": {"code": "engine_failed", "message": self.failure}})
+    def _average(self, seconds: dict[str, float]) -> None:
+        for name, value in seconds.items():
+            old = self.timings.get(name)
+            self.timings[name] = 1000 * value if old is None else 0.95 * old + 50 * value
 
     async def close(self) -> None:
         """End the session: nothing of it runs afterwards."""
         if self.closed:
             return
         self.closed = True
-        if self._clock:
-            self._clock.cancel()
-            await asyncio.gather(self._clock, return_exceptions=True)
         self.publisher.close()
         self.emit({"type": "session.closed"})
         await asyncio.gather(*(c.close() for c in list(self.connections.values())), return_exceptions=True)
         self.connections.clear()
-        if self._engine is not None:
+        if self.worker.sessions.pop(self.id, None) is not None:
             try:
-                await self._run(self._engine.close)
-            except Exception:
-                log.exception("engine close failed session=%s", self.id)
-        self._thread.shutdown(wait=False)
+                await self.worker.ask({"op": "close", "session": self.id})
+            except VisavisError as error:
+                log.info("session was gone session=%s code=%s", self.id, error.code)
 
 
 class SessionRegistry:
     """All live sessions; the reaper ends those that nobody has used for a while."""
 
-    def __init__(self, config: ServerConfig, engine: Engine, avatars: AvatarStore, metrics: Metrics) -> None:
+    def __init__(
+        self, config: ServerConfig, workers: WorkerPool, avatars: AvatarStore, metrics: Metrics
+    ) -> None:
         self._config = config
-        self._engine = engine
+        self._workers = workers
         self._avatars = avatars
         self._metrics = metrics
         self._sessions: dict[str, LiveSession] = {}
         self._opening = 0
+        self._ending: set[asyncio.Task[None]] = set()
+        self.draining = False
         metrics.gauge("visavis_sessions", "Live sessions.", lambda: len(self._sessions))
         metrics.gauge(
             "visavis_connections",
@@ -260,21 +278,25 @@ class SessionRegistry:
         return session
 
     async def create(self, avatar_id: str, *, seed: int = 0, lookahead: int | None = None) -> LiveSession:
-        """A new session of an enrolled person. ApiError 503 where the server is full, 404 and 409 for the avatar."""
-        if len(self._sessions) + self._opening >= self._config.max_sessions:
+        """A new session of an enrolled person. ApiError 503 where there is no room, 404 and 409 for the avatar."""
+        if self.draining:
             raise ApiError(
-                503, "busy", "All of this server's sessions are in use; try again soon.", {"Retry-After": "5"}
+                503, "draining", "This server is going away; try again soon.", {"Retry-After": "10"}
             )
-        avatar = self._avatars.ready(avatar_id)
-        session = LiveSession(secrets.token_urlsafe(12), avatar_id, self._metrics)
+        entry = self._avatars.ready(avatar_id)
+        worker = self._workers.pick()
+        session = LiveSession(secrets.token_urlsafe(12), avatar_id, worker, self._metrics)
+        session.on_failure = self._on_failure
         ahead = self._config.lookahead if lookahead is None else lookahead
         self._opening += 1
         try:
-            await session.open(
-                lambda: self._engine.session(
-                    avatar, seed=seed, lookahead=ahead, max_queue_s=self._config.max_queue_s
-                )
-            )
+            await session.open(entry, seed=seed, lookahead=ahead, max_queue_s=self._config.max_queue_s)
+        except WorkerLost as error:
+            await session.close()
+            raise ApiError(503, error.code, str(error), {"Retry-After": "3"}) from None
+        except WorkerRefused as error:
+            await session.close()
+            raise ApiError(500, error.code, str(error)) from None
         except BaseException:
             await session.close()
             raise
@@ -282,8 +304,14 @@ class SessionRegistry:
             self._opening -= 1
         self._sessions[session.id] = session
         self._metrics.sessions_started.inc()
-        log.info("session started session=%s avatar=%s", session.id, avatar_id)
+        log.info("session started session=%s avatar=%s worker=%s", session.id, avatar_id, worker.name)
         return session
+
+    def _on_failure(self, session: LiveSession) -> None:
+        assert session.failure is not None
+        task = asyncio.create_task(self.end(session, session.failure[0]), name=f"end-{session.id}")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def end(self, session: LiveSession, reason: str) -> None:
         """Close a session and forget it."""
@@ -298,9 +326,7 @@ class SessionRegistry:
             await asyncio.sleep(min(1.0, self._config.linger_s / 4))
             for session in list(self._sessions.values()):
                 reason = None
-                if session.failure:
-                    reason = "failed"
-                elif (
+                if (
                     session.idle_since is not None
                     and loop.time() - session.idle_since > self._config.linger_s
                 ):

@@ -140,7 +140,7 @@ class Viewer:
                 else:
                     mono = pcm[:, 0]
                 self._session.push_live(mono, frame.sample_rate)
-        except MediaStreamError:
+        except (MediaStreamError, ApiError):  # the peer or the session has ended
             return
 
     async def _expect_connection(self) -> None:

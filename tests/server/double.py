@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from visavis.server.engines import VisavisEngine
 SIZE = 256
 MOUTH = (SIZE // 2, 180)
 REST_HEIGHT, OPEN_HEIGHT = 2, 30
+SLOW_SEED, CRASH_SEED = 7, 13
+"""Sessions of these seeds take half a second a frame, or take their process with them after some frames."""
 
 
 @dataclass
@@ -47,9 +50,15 @@ class DoubleSession:
     closed: bool = False
     committed: int = 0
     threads: set[int] = field(default_factory=set)
+    overlaps: int = 0
+    """Steps that began while another ran."""
+    pushed_seconds: float = 0.0
+    inside: bool = False
+    crash_at: int | None = None
 
     def push_audio(self, pcm, rate, *, live=False):
         pcm = np.asarray(pcm)
+        self.pushed_seconds += len(pcm) / rate
         if pcm.dtype != np.int16 or not 8000 <= rate <= 48000:
             raise AudioError(f"cannot use {pcm.dtype} at {rate} Hz")
         samples = np.interp(
@@ -77,8 +86,13 @@ class DoubleSession:
 
     def step(self):
         self.threads.add(threading.get_ident())
+        if self.crash_at is not None and self.index >= self.crash_at:
+            os._exit(3)
+        self.overlaps += self.inside
+        self.inside = True
         if self.step_s:
             time.sleep(self.step_s)
+        self.inside = False
         block, self.queue = self.queue[:SAMPLES_PER_FRAME], self.queue[SAMPLES_PER_FRAME:]
         speech_index = None
         if len(block):
@@ -152,6 +166,8 @@ class DoubleEngine:
         return draw(0.0)
 
     def session(self, avatar, *, seed, lookahead, max_queue_s):
-        session = DoubleSession(max_queue_s, self.step_s)
+        session = DoubleSession(max_queue_s, 0.5 if seed == SLOW_SEED else self.step_s)
+        if seed == CRASH_SEED:
+            session.crash_at = 20
         self.sessions.append(session)
         return session

@@ -61,15 +61,14 @@ async def serving(engine: DoubleEngine | None = None, **settings: Any) -> AsyncI
             await server.close()
 
 
-def engine_threads() -> list[str]:
-    """Names of live threads that belong to sessions or peers."""
-    return [
-        t.name for t in threading.enumerate() if t.name.startswith("session-") or t.name.endswith("-decoder")
-    ]
+def leftover_threads(ended: bool) -> list[str]:
+    """Names of live threads that belong to peers and, of a server that has ended, to workers."""
+    names = [t.name for t in threading.enumerate()]
+    return [n for n in names if n.endswith("-decoder") or (ended and n.startswith(("worker-", "link-")))]
 
 
-async def settled(seconds: float = 5.0) -> tuple[list[str], list[str]]:
-    """Names of tasks and threads that are still there once things had time to end."""
+async def settled(seconds: float = 5.0, *, ended: bool = True) -> tuple[list[str], list[str]]:
+    """Names of tasks and threads that are still there once things had time to end; `ended`: the server too."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while True:
@@ -78,9 +77,9 @@ async def settled(seconds: float = 5.0) -> tuple[list[str], list[str]]:
             t.get_name()
             for t in asyncio.all_tasks()
             if t is not asyncio.current_task()
-            and t.get_name().split("-")[0] in ("clock", "events", "speech", "connect", "drain")
+            and t.get_name().split("-")[0] in ("events", "speech", "connect", "drain", "end", "recording")
         ]
-        threads = engine_threads()
+        threads = leftover_threads(ended)
         if (not tasks and not threads) or loop.time() > deadline:
             return tasks, threads
         await asyncio.sleep(0.05)

@@ -165,7 +165,7 @@ def test_a_photo_is_added_on_the_page_with_consent(tmp_path):
             await page.wait_for("document.querySelectorAll('.person').length === 2")
             await page.wait_for("document.querySelectorAll('.person img').length === 2", 20)
             entries = [e for e in api.avatars._entries.values() if not e.shared]
-            assert len(entries) == 1 and "agreed" in entries[0].avatar.consent
+            assert len(entries) == 1 and "agreed" in entries[0].consent
             await page.evaluate("document.getElementById('call').click()")
             await page.wait_for("visavis.call && visavis.call.state === 'live' && !visavis.video.hidden")
 

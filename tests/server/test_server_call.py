@@ -161,7 +161,7 @@ def test_a_peer_that_vanishes_is_let_go():
                     break
                 await asyncio.sleep(0.05)
             assert len(api.sessions) == 0
-            assert await settled() == ([], [])
+            assert await settled(ended=False) == ([], [])
 
     run(go())
 
@@ -180,7 +180,7 @@ def test_a_peer_that_never_comes_is_given_up(monkeypatch):
             await pc.close()
             await asyncio.sleep(2.0)
             assert len(api.sessions) == 0
-            assert await settled() == ([], [])
+            assert await settled(ended=False) == ([], [])
 
     run(go())
 

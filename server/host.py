@@ -1,0 +1,339 @@
+"""The inside of a worker: all its sessions on one clock, each stepped in turn by a pool of threads.
+
+A worker owns one device. At every tick of its clock (40 ms) each session that somebody watches makes one frame, which leaves through the
+link with the number of the tick as its stamp. A session is an actor: its steps and commands run one at a time, in
+order, in any thread of the pool, so that a session that stalls keeps one thread and nobody else. A tick that comes while a session still
+computes the one before is left out for that session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from visavis.engine.errors import VisavisError
+from visavis.engine.timing import FPS
+from visavis.kernels import rgb_to_i420
+from visavis.server.engines import Engine, SessionLike
+from visavis.server.link import Header, Link, LinkClosed
+
+log = logging.getLogger(__name__)
+
+FRAME_S = 1.0 / FPS
+STALL_S = 0.08
+"""A clock that is this far behind gives up the missed ticks instead of hurrying through them: two frames are what a receiver's
+buffer takes up unseen. Speech is not lost by it: the engine goes on where it was, the stamps jump."""
+LIVE_BLOCKS = 50
+"""Microphone blocks (20 ms) that wait for the next step at most."""
+WARM_FRAMES = 4
+"""Frames that a session makes before anybody sees it: first inferences, caches, the cost of a frame."""
+HEARTBEAT_S = 1.0
+KNOWN_AVATARS = 8
+"""People that a worker keeps unpacked; the one unused for longest makes room."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """One session in a worker."""
+
+    id: str
+    session: SessionLike
+    generation: int = 0
+    """How many times the speech was cleared; what was asked for before is stale."""
+    watched: bool = False
+    stepping: bool = False
+    closed: bool = False
+    live: deque[tuple[npt.NDArray[np.int16], int]] = field(default_factory=lambda: deque(maxlen=LIVE_BLOCKS))
+    mail: deque[Callable[[], None]] = field(default_factory=deque)
+    running: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class WorkerHost:
+    """Serves one link until it closes: `run()` blocks."""
+
+    def __init__(self, engine: Engine, link: Link, *, threads: int = 16) -> None:
+        self._engine = engine
+        self._link = link
+        self._slots: dict[str, Slot] = {}
+        self._avatars: OrderedDict[str, Any] = OrderedDict()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="worker-step")
+        self._anchor = time.monotonic()
+        self._stop = threading.Event()
+        self._frames = self._missed = 0
+
+    def run(self) -> None:
+        """Commands until the other side is gone; then everything of this worker has ended."""
+        clock = threading.Thread(target=self._clock, name="worker-clock", daemon=True)
+        try:
+            self._send({"op": "hello", "anchor": self._anchor, "pid": os.getpid()})
+            clock.start()
+            while True:
+                header, payload = self._link.receive()
+                try:
+                    self._obey(header, payload)
+                except Exception:  # a worker outlives every message
+                    log.exception("command failed op=%s", header.get("op"))
+        except LinkClosed:
+            pass
+        finally:
+            self._stop.set()
+            if clock.ident is not None:
+                clock.join()
+            for slot in list(self._slots.values()):
+                slot.closed = True
+                self._post(slot, slot.session.close)
+            self._pool.shutdown(wait=True, cancel_futures=False)
+            self._link.close()
+
+    def _send(self, header: Header, *parts: Any) -> None:
+        try:
+            self._link.send(header, *parts)
+        except LinkClosed:
+            self._stop.set()
+
+    # Commands
+
+    def _obey(self, header: Header, payload: memoryview) -> None:
+        op = header["op"]
+        if op == "open":
+            self._pool.submit(self._answer, header, lambda: self._open(header, payload))
+            return
+        if op == "enroll":
+            self._pool.submit(self._answer, header, lambda: self._enroll(header, payload))
+            return
+        slot = self._slots.get(header["session"])
+        if slot is None:
+            if "request" in header:
+                self._refuse(header, "session_closed", "This session has ended; make a new one.")
+            return
+        if op == "live":
+            slot.live.append((np.frombuffer(payload, "<i2"), int(header["rate"])))
+        elif op == "watch":
+            slot.watched = bool(header["on"])
+        elif op == "push":
+            self._post(slot, lambda: self._answer(header, lambda: self._push(slot, header, payload)))
+        elif op == "commit":
+            self._post(slot, lambda: self._answer(header, lambda: self._commit(slot, header)))
+        elif op == "clear":
+            slot.generation = int(header["generation"])
+            slot.live.clear()
+            self._post(
+                slot, lambda: self._answer(header, lambda: {"dropped": slot.session.clear()}), first=True
+            )
+        elif op == "close":
+            slot.closed = True
+            self._slots.pop(slot.id, None)
+            self._post(slot, lambda: self._answer(header, lambda: self._close(slot)))
+
+    def _answer(self, header: Header, work: Callable[[], Any]) -> None:
+        """Do what a request asks and send the result, or why not."""
+        try:
+            result = work()
+        except VisavisError as error:
+            self._refuse(header, error.code, str(error))
+        except Exception:
+            log.exception("%s failed session=%s", header["op"], header.get("session"))
+            self._refuse(header, "internal", "Something went wrong inside the server; its log says what.")
+        else:
+            parts = result.pop("parts", ()) if isinstance(result, dict) else ()
+            self._send({"op": "done", "request": header["request"], **(result or {})}, *parts)
+
+    def _refuse(self, header: Header, code: str, message: str) -> None:
+        self._send({"op": "refused", "request": header["request"], "code": code, "message": message})
+
+    def _open(self, header: Header, payload: memoryview) -> dict[str, Any]:
+        key = header["avatar"]
+        if payload:
+            self._avatars[key] = pickle.loads(payload)
+        elif key not in self._avatars:
+            return {"unknown": True}
+        self._avatars.move_to_end(key)
+        while len(self._avatars) > KNOWN_AVATARS:
+            self._avatars.popitem(last=False)
+        session = self._engine.session(
+            self._avatars[key],
+            seed=header["seed"],
+            lookahead=header["lookahead"],
+            max_queue_s=header["max_queue_s"],
+        )
+        alone = not any(slot.watched for slot in self._slots.values())
+        used, began = time.process_time(), time.perf_counter()
+        for _ in range(WARM_FRAMES):
+            if _ == 1:  # the first carries one-time costs
+                used, began = time.process_time(), time.perf_counter()
+            rgb_to_i420(session.step().image)
+        frames = WARM_FRAMES - 1
+        slot = self._slots[header["session"]] = Slot(header["session"], session)
+        return {
+            "session": slot.id,
+            "cpu_s": (time.process_time() - used) / frames if alone else None,
+            "step_s": (time.perf_counter() - began) / frames,
+        }
+
+    def _push(self, slot: Slot, header: Header, payload: memoryview) -> dict[str, Any]:
+        if slot.generation == header["generation"]:  # else it was cleared before it was heard
+            slot.session.push_audio(np.frombuffer(payload, "<i2"), header["rate"], live=False)
+        return {"queued": slot.session.queued_seconds}
+
+    def _commit(self, slot: Slot, header: Header) -> dict[str, Any]:
+        if slot.generation == header["generation"]:
+            slot.session.commit()
+        return {}
+
+    def _close(self, slot: Slot) -> dict[str, Any]:
+        slot.session.close()
+        return {}
+
+    def _enroll(self, header: Header, payload: memoryview) -> dict[str, Any]:
+        last = 0.0
+
+        def progress(stage: str, share: float) -> None:
+            nonlocal last
+            if time.monotonic() - last > 0.03:
+                last = time.monotonic()
+                self._send({"op": "progress", "request": header["request"], "stage": stage, "share": share})
+
+        path = Path(header["path"]) if header.get("path") else None
+        if path is not None and path.suffix.lower() == ".avatar":
+            avatar = self._engine.load(path)
+        else:
+            avatar = self._engine.enroll(
+                path if path is not None else bytes(payload),
+                face=header["face"],
+                size=header["size"],
+                consent=header["consent"],
+                name=header["name"],
+                progress=progress,
+            )
+        picture = _jpeg(self._engine.picture(avatar))
+        return {
+            "name": str(getattr(avatar, "metadata", {}).get("name") or header["name"]),
+            "width": int(avatar.width),
+            "height": int(avatar.height),
+            "picture": len(picture),
+            "parts": (picture, pickle.dumps(avatar, protocol=5)),
+        }
+
+    # Sessions as actors
+
+    def _post(self, slot: Slot, job: Callable[[], None], *, first: bool = False) -> None:
+        with slot.lock:
+            slot.mail.appendleft(job) if first else slot.mail.append(job)
+            if slot.running:
+                return
+            slot.running = True
+        self._pool.submit(self._work, slot)
+
+    def _work(self, slot: Slot) -> None:
+        while True:
+            with slot.lock:
+                if not slot.mail:
+                    slot.running = False
+                    return
+                job = slot.mail.popleft()
+            try:
+                job()
+            except Exception:
+                log.exception("session failed session=%s", slot.id)
+                self._slots.pop(slot.id, None)
+                slot.closed = True
+                self._send({"op": "failed", "session": slot.id})
+                with contextlib.suppress(Exception):
+                    slot.session.close()
+
+    def _step(self, slot: Slot, stamp: int, due: float) -> None:
+        if slot.closed:
+            return
+        try:
+            began = time.perf_counter()
+            generation = slot.generation
+            heard = 0.0
+            while slot.live:
+                pcm, rate = slot.live.popleft()
+                slot.session.push_audio(pcm, rate, live=True)
+                heard += len(pcm) / rate
+            frame = slot.session.step()
+            stepped = time.perf_counter()
+            i420 = rgb_to_i420(frame.image)
+            self._frames += 1
+            self._send(
+                {
+                    "op": "pair",
+                    "session": slot.id,
+                    "stamp": stamp,
+                    "due": due,
+                    "rows": i420.shape[0],
+                    "speech": frame.speech_index is not None,
+                    "generation": generation,
+                    "heard": heard,
+                    "queued": slot.session.queued_seconds,
+                    "began": time.monotonic() - (time.perf_counter() - began),
+                    "step_s": stepped - began,
+                    "convert_s": time.perf_counter() - stepped,
+                    "stages": getattr(slot.session, "stages", {}),
+                },
+                i420,
+                frame.audio,
+            )
+        finally:
+            slot.stepping = False
+
+    # The clock
+
+    def _clock(self) -> None:
+        tick = 0
+        beat = time.monotonic()
+        while not self._stop.is_set():
+            due = self._anchor + tick * FRAME_S
+            now = time.monotonic()
+            if now - due > STALL_S:
+                skipped = int((now - due) / FRAME_S) + 1
+                tick += skipped
+                if any(slot.watched for slot in self._slots.values()):
+                    log.warning("clock re-anchored after a stall of %d ms", round((now - due) * 1000))
+                continue
+            if due > now and self._stop.wait(due - now):
+                return
+            slots = [slot for slot in self._slots.copy().values() if slot.watched and not slot.closed]
+            turn = tick % max(1, len(slots))
+            for slot in slots[turn:] + slots[:turn]:  # each is first in turn
+                if slot.stepping:
+                    self._missed += 1
+                    continue
+                slot.stepping = True
+                self._post(slot, lambda slot=slot, tick=tick, due=due: self._step(slot, tick, due))  # type: ignore[misc]
+            tick += 1
+            if time.monotonic() - beat > HEARTBEAT_S:
+                beat = time.monotonic()
+                self._send(
+                    {
+                        "op": "beat",
+                        "cpu_s": time.process_time(),
+                        "frames": self._frames,
+                        "missed": self._missed,
+                        "watched": len(slots),
+                        "at": beat,
+                    }
+                )
+
+
+def _jpeg(image: Any) -> bytes:
+    import cv2
+
+    ok, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    if not ok:
+        raise RuntimeError("the picture could not be encoded")
+    return data.tobytes()
