@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from visavis.engine.avatar import PIVOTS
-from visavis.engine.body.detect import Face, FaceTracker
+from visavis.engine.body.detect import Face, FaceTracker, find_face
 from visavis.engine.body.fit import FACE_OVAL, IRIS, LIDS, LIPS_LOWER_INNER, LIPS_OUTER, LIPS_UPPER_INNER
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix, rotation_vector
 from visavis.engine.enroll import crop_to_person, enroll
@@ -53,17 +53,24 @@ class Views:
 class Driven:
     """An avatar of `photo` (H, W, 3) and the way from other pictures in the photo's own pixels to its motion."""
 
-    def __init__(self, photo: Bytes, tracker: FaceTracker, *, size: int = 512) -> None:
-        face = find(photo, tracker)
+    def __init__(
+        self, photo: Bytes, tracker: FaceTracker, *, size: int = 512, exact: Face | None = None
+    ) -> None:
+        """`exact`: the face's landmarks in the photo where they are known better than the detector sees them."""
+        face = exact or find(photo, tracker)
         if face is None:
             raise ValueError("no face in the photo")
+        framed_by = find_face(photo)  # as enrolment does
         buffer = io.BytesIO()
         Image.fromarray(photo).save(buffer, "png", compress_level=1)
         self.avatar = enroll(buffer.getvalue(), size=size)
-        framed, _, moved = crop_to_person(photo, None, face, size)
+        framed, _, moved = crop_to_person(photo, None, framed_by, size)
         if framed.shape[:2] != (self.avatar.height, self.avatar.width):
             raise ValueError("enrolment framed the photo otherwise")
-        old, new = face.landmarks[:468, :2].astype(np.float64), moved.landmarks[:468, :2].astype(np.float64)
+        old, new = (
+            framed_by.landmarks[:468, :2].astype(np.float64),
+            moved.landmarks[:468, :2].astype(np.float64),
+        )
         centred = old - old.mean(0)
         self.zoom = float((centred * (new - new.mean(0))).sum() / (centred**2).sum())
         self._shift = new.mean(0) - self.zoom * old.mean(0)

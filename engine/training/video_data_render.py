@@ -69,11 +69,14 @@ class Fitting:
                 if len(values) == 1:
                     values = [values[0]] * 3 + [1, 0, 0, 0, 0, 0]
                 rows.append((values + [0, 0, 0])[:9])
-            elif reading:
+            elif rows:  # a list of vertices to delete may follow
                 break
         table = np.array(rows)
         return cls(
-            table[:, :3].astype(int), table[:, 3:6], table[:, 6:9], tuple(scales[axis] for axis in "xyz")
+            table[:, :3].astype(int),
+            table[:, 3:6],
+            table[:, 6:9],
+            tuple(scales.get(axis, (0, 1, 1.0)) for axis in "xyz"),
         )
 
     def place(self, base: Float64) -> Float64:
@@ -143,7 +146,7 @@ class Light:
         key = np.array([rng.normal(0, 0.6), abs(rng.normal(0.45, 0.3)), 1.0])
         warm = rng.normal(0, 0.06)
         return cls(
-            key / np.linalg.norm(key), rng.uniform(0.35, 0.75), rng.uniform(0.35, 0.6),
+            key / np.linalg.norm(key), rng.uniform(0.4, 0.85), rng.uniform(0.45, 0.75),
             np.array([1 + warm, 1.0, 1 - warm]), rng.uniform(0.05, 0.3),
         )  # fmt: skip
 
@@ -189,10 +192,16 @@ class PersonMesh:
         return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-12)
 
     def draw(
-        self, points: Float64, camera: tuple[float, float, float], plate: Bytes, light: Light, dark: Float64
+        self,
+        points: Float64,
+        camera: tuple[float, float, float],
+        plate: Bytes,
+        light: Light,
+        dark: Float64,
+        box: tuple[int, int, int, int] | None = None,
     ) -> Bytes:
         """The picture (H, W, 3): points (N, 3) in world axes (y up, the camera at the origin looks along -z), camera (focal, cx, cy) for
-        the plate (H, W, 3); dark (N,): what ambient occlusion leaves of the light, 0..1."""
+        the plate (H, W, 3); dark (N,): what ambient occlusion leaves of the light, 0..1; box (x0, y0, x1, y1): draw there alone."""
         height, width = plate.shape[:2]
         focal, cx, cy = (2 * v for v in camera)
         normal = self.normals(points)[self.vertex].astype(np.float32)
@@ -204,38 +213,48 @@ class PersonMesh:
         target.draw(
             mesh, screen[self.vertex].astype(np.float32), filter="bilinear", brightness=dark[self.vertex].astype(np.float32)
         )  # fmt: skip
-        return _lit(target, plate, light)
+        return _lit(target, plate, light, box or (0, 0, width, height))
 
 
-def _lit(target: Target, plate: Bytes, light: Light) -> Bytes:
-    n = target.position
-    n = n / (np.linalg.norm(n, axis=-1, keepdims=True) + 1e-6)
-    part = target.part
+_GLOSS = {"skin": (1.0, 18), "eyes": (0.9, 120), "teeth": (0.35, 40), "gums": (0.3, 40), "tongue": (0.15, 25), "hair": (0.1, 20)}  # fmt: skip
+
+
+def _lit(target: Target, plate: Bytes, light: Light, box: tuple[int, int, int, int]) -> Bytes:
+    """Light on what was drawn, inside `box` (x0, y0, x1, y1 in the plate's pixels); outside it the plate stays."""
+    x0, y0, x1, y1 = box
+    cut = np.s_[2 * y0 : 2 * y1, 2 * x0 : 2 * x1]
+    part, cover = target.part[cut], target.coverage[cut]
+    seen = part > 0
+    n = target.position[cut][seen]
+    n /= np.linalg.norm(n, axis=-1, keepdims=True) + np.float32(1e-6)
+    kind = part[seen]
     lambert = n @ light.key.astype(np.float32)
-    soft = np.where(part == KIND["skin"], 0.25, 0.1).astype(np.float32)  # light bleeds around in skin
-    diffuse = np.clip((lambert + soft) / (1 + soft), 0, None)
-    sky = 0.75 + 0.25 * n[..., 1] + 0.15 * n[..., 2]
+    soft = np.where(kind == KIND["skin"], np.float32(0.25), np.float32(0.1))  # light bleeds around in skin
+    diffuse = np.maximum((lambert + soft) / (1 + soft), 0)
+    sky = np.float32(0.75) + np.float32(0.25) * n[..., 1] + np.float32(0.15) * n[..., 2]
     half = light.key + [0, 0, 1]
-    half = (half / np.linalg.norm(half)).astype(np.float32)
-    shine = np.clip(n @ half, 0, 1)
-    gloss = np.zeros(len(KINDS), np.float32)
-    power = np.full(len(KINDS), 12, np.float32)
-    for name, value, exponent in (("skin", light.gloss, 18), ("eyes", 0.9, 120), ("teeth", 0.35, 40), ("gums", 0.3, 40), ("tongue", 0.15, 25), ("hair", 0.1, 20)):  # fmt: skip
-        gloss[KIND[name]], power[KIND[name]] = value, exponent
-    highlight = gloss[part] * shine ** power[part]
-    albedo = target.rgb.astype(np.float32)
-    level = np.where(part > 0, light.fill * sky + light.strength * diffuse, 1.0)
-    visible = albedo.max(-1, keepdims=True) / 255
-    out = albedo * (level[..., None] * light.colour.astype(np.float32))
-    out += highlight[..., None] * 255 * np.clip(1.5 * visible, 0, 1)
-    cover = target.coverage[..., None].astype(np.float32) / 255
-    big = cv2.resize(plate, (target.width, target.height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    out = out + (1 - cover) * big
-    small = cv2.resize(out, (plate.shape[1], plate.shape[0]), interpolation=cv2.INTER_AREA)
+    shine = n @ (half / np.linalg.norm(half)).astype(np.float32)
+    gloss, power = np.zeros(len(KINDS), np.float32), np.full(len(KINDS), 12, np.float32)
+    for name, (value, exponent) in _GLOSS.items():
+        gloss[KIND[name]], power[KIND[name]] = value * (light.gloss if name == "skin" else 1), exponent
+    highlight = gloss[kind] * np.exp(power[kind] * np.minimum(shine - 1, 0))  # cos^n for small angles
+    albedo = target.rgb[cut].astype(np.float32)
+    own = albedo[seen]
+    level = np.float32(light.fill) * sky + np.float32(light.strength) * diffuse
+    visible = np.minimum(own.max(-1) * np.float32(1.5 / 255), 1)
+    albedo[seen] = (
+        own * (level[:, None] * light.colour.astype(np.float32)) + (highlight * visible * 255)[:, None]
+    )
+    rest = 1 - cover.astype(np.float32) / 255
+    behind = cv2.resize(plate[y0:y1, x0:x1], (2 * (x1 - x0), 2 * (y1 - y0)), interpolation=cv2.INTER_LINEAR)
+    albedo += rest[..., None] * behind
+    small = cv2.resize(albedo, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
     # a shoulder instead of a clip: bright skin keeps its drawing
     over = np.maximum(small - 200, 0)
     small = np.minimum(small, 200) + 55 * (1 - np.exp(-over / 55))
-    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+    out = plate.copy()
+    out[y0:y1, x0:x1] = np.clip(np.rint(small), 0, 255)
+    return out
 
 
 def _in_atlas(uv: Float64, kind: npt.NDArray[np.int64]) -> Float64:
@@ -330,10 +349,12 @@ def _merge(layers: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
 
 def _skin_detail(skin: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """The skin with pores, blotches and a few moles that its 512 pixels cannot hold."""
-    out = skin * rng.uniform(0.85, 1.1) * (1 + rng.normal(0, 0.03, 3))
+    out = skin * (rng.uniform(0.9, 1.15) * (1 + rng.normal(0, 0.03, 3))).astype(np.float32)
+    x0, y0, x1, y1 = 1250, 330, 2040, 1760  # the head in the skin's layout
+    head = out[y0:y1, x0:x1]
     for sigma, strength in ((0.8, 0.022), (2.0, 0.018), (6.0, 0.015)):
-        noise = cv2.GaussianBlur(rng.standard_normal((SIZE, SIZE), np.float32), (0, 0), sigma)
-        out *= 1 + rng.uniform(0.3, 1.2) * strength * (noise / noise.std())[..., None]
+        noise = cv2.GaussianBlur(rng.standard_normal(head.shape[:2], np.float32), (0, 0), sigma)
+        head *= 1 + np.float32(rng.uniform(0.3, 1.2) * strength / noise.std()) * noise[..., None]
     freckles = rng.random() < 0.3
     x0, y0, x1, y1 = 1500, 700, 2000, 1350  # around the face
     for _ in range(int(rng.integers(120, 400)) if freckles else int(rng.integers(0, 14))):
@@ -373,11 +394,11 @@ def _strokes(
         a, b = px[rng.integers(len(px), size=2)]
         if not lashes and np.linalg.norm(a - b) > 200:
             b = a
-        start = a + rng.normal(0, 6, 2) if lashes else (a + b) / 2 + rng.normal(0, 8, 2)
+        start = a + rng.normal(0, 6, 2) if lashes else (a + b) / 2 + rng.normal(0, 14, 2)
         if lashes:
             length, angle = rng.uniform(60, 120), rng.normal(np.pi / 2, 0.25)
         else:
-            length, angle = rng.uniform(40, 90), rng.normal(0.25 if start[0] < 512 else -0.25, 0.3)
+            length, angle = rng.uniform(40, 90), rng.normal(0.5 if start[0] < 512 else -0.5, 0.35)
         end = start + length * np.array([np.cos(angle), -np.sin(angle)])
         cv2.line(alpha, tuple(np.round(start * 8).astype(int).tolist()), tuple(np.round(end * 8).astype(int).tolist()), 255, 3, cv2.LINE_AA, 3)  # fmt: skip
     small = cv2.resize(alpha, (512, 512), interpolation=cv2.INTER_AREA).astype(np.float64)
