@@ -204,6 +204,7 @@ async def call(
     record: Path | None = None,
     ingest: str = "microphone",
     seed: int = 0,
+    token: str = "",
     progress: Callable[[str, float, float], None] = lambda what, done, total: None,
 ) -> CallResult:
     """One call to the server at `url`: speech in by `ingest` ("microphone" or "websocket"), avatar out.
@@ -213,7 +214,7 @@ async def call(
     if record is not None:
         check_output(record)
     pcm, rate = read_speech(speech_path)
-    async with Client(url) as client:
+    async with Client(url, token) as client:
         if avatar is None:
             people = await client.avatars()
             if not people:

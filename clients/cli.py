@@ -97,6 +97,27 @@ def _parser() -> Parser:
     sub.add_argument(
         "--ice-server", action="append", default=[], metavar="URL", help="STUN or TURN server (repeatable)"
     )
+    sub.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="web origin whose pages may call (repeatable)",
+    )
+    sub.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate chain: serve https")
+    sub.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    sub.add_argument(
+        "--no-auth",
+        action="store_true",
+        help="ask for no access token beyond localhost (tokens are signed with $VISAVIS_SECRET)",
+    )
+    sub.add_argument(
+        "--max-minutes", type=float, default=240, help="longest call, 0 for no limit (default: 240)"
+    )
+    sub.add_argument(
+        "--drain", type=float, default=20, help="seconds that calls may go on after SIGTERM (default: 20)"
+    )
+    sub.add_argument("--log", choices=("text", "json"), default="text", help="form of log lines")
     sub.add_argument("--verbose", action="store_true", help="log every request")
 
     sub = command("enroll", enroll, "make an avatar of a photo", "visavis enroll me.jpg -o me.avatar")
@@ -148,6 +169,7 @@ def _parser() -> Parser:
     sub.add_argument("--speech", type=Path, required=True, metavar="S.wav", help="WAV, MP3, FLAC, ...")
     sub.add_argument("--record", type=Path, metavar="OUT.mp4")
     sub.add_argument("--avatar", metavar="ID", help="default: the first that the server offers")
+    sub.add_argument("--token", default="", help="access token (default: $VISAVIS_TOKEN)")
     sub.add_argument(
         "--ingest", choices=("microphone", "websocket"), default="microphone", help="how the speech goes in"
     )
@@ -195,7 +217,7 @@ def benchmarks() -> list[str]:
     import visavis.benchmarks
 
     names = {module.name for module in pkgutil.iter_modules(visavis.benchmarks.__path__)}
-    return sorted(names - BENCHMARK_HELPERS)
+    return sorted(n for n in names - BENCHMARK_HELPERS if not n.startswith("quality_"))
 
 
 def _bar(total: float | None, description: str, unit: str, **options: Any) -> Any:
@@ -331,6 +353,7 @@ def call(args: argparse.Namespace) -> int:
                 record=args.record,
                 ingest=args.ingest,
                 seed=seed,
+                token=args.token or os.environ.get("VISAVIS_TOKEN", ""),
                 progress=progress,
             )
         )

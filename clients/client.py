@@ -82,12 +82,13 @@ class RemoteSession:
 
 
 class Client:
-    """A server at `url`, such as `http://127.0.0.1:8080`. An async context manager."""
+    """A server at `url`, such as `http://127.0.0.1:8080`, with an access token where it asks for one. An async context manager."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str = "") -> None:
         if not url.startswith(("http://", "https://")):
             raise ClientError(f"{url!r} is no server address; it looks like http://127.0.0.1:8080", "url")
         self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.http: aiohttp.ClientSession
 
     async def __aenter__(self) -> Client:
@@ -101,6 +102,7 @@ class Client:
 
     async def request(self, method: str, path: str, **options: Any) -> Any:
         """One call; ClientError with the server's message where it refuses."""
+        options["headers"] = self._headers | (options.get("headers") or {})
         try:
             async with self.http.request(method, self.url + path, **options) as response:
                 text = await response.text()

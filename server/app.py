@@ -13,9 +13,10 @@ from visavis.server.avatars import AvatarStore
 from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine, VisavisEngine
 from visavis.server.errors import errors_middleware
+from visavis.server.limits import RateLimit
 from visavis.server.metrics import Metrics
-from visavis.server.routes import AVATARS, CONFIG, ENGINE, METRICS, SESSIONS, WORKERS, routes
-from visavis.server.security import security_middleware
+from visavis.server.routes import AVATARS, CONFIG, ENGINE, GUARD, LIMITS, METRICS, SESSIONS, WORKERS, routes
+from visavis.server.security import Guard, security_middleware
 from visavis.server.sessions import SessionRegistry
 from visavis.server.workers import WorkerPool
 
@@ -30,6 +31,11 @@ def create_app(config: ServerConfig | None = None, engine: Engine | None = None)
     app[CONFIG] = config
     app[ENGINE] = engine
     app[METRICS] = metrics
+    app[GUARD] = Guard(config)
+    app[LIMITS] = {
+        "sessions": RateLimit(config.sessions_per_minute / 60, config.sessions_per_minute),
+        "enrollments": RateLimit(config.enrollments_per_minute / 60, config.enrollments_per_minute),
+    }
     app[WORKERS] = WorkerPool(config, engine, metrics)
     app[AVATARS] = AvatarStore(config, engine, app[WORKERS], metrics)
     app[SESSIONS] = SessionRegistry(config, app[WORKERS], app[AVATARS], metrics)

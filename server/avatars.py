@@ -88,29 +88,30 @@ class AvatarStore:
             consent = "Given by whoever started the server"
             self._enqueue(key, path.stem, path, consent, None, shared=True)
 
-    def listed(self) -> list[Entry]:
-        """The people that everybody may choose."""
-        return [entry for entry in self._entries.values() if entry.shared]
+    def listed(self, subject: str | None = None) -> list[Entry]:
+        """The people that everybody may choose, and those of `subject` where callers are known."""
+        return [e for e in self._entries.values() if e.shared or (subject is not None and e.owner == subject)]
 
-    def get(self, avatar_id: str) -> Entry:
-        """The person, or ApiError 404."""
+    def get(self, avatar_id: str, subject: str | None = None) -> Entry:
+        """The person, or ApiError 404: also where callers are known and it is another's."""
         entry = self._entries.get(avatar_id)
-        if entry is None:
+        if entry is None or not (entry.shared or entry.owner == subject):
             raise ApiError(404, "no_such_avatar", "There is no such avatar; enrol the photo again.")
         entry.used_at = time.monotonic()
         return entry
 
-    def ready(self, avatar_id: str) -> Entry:
-        """The person once prepared, or ApiError 404, 409 while it is being prepared, 422 where that failed."""
-        entry = self.get(avatar_id)
+    @staticmethod
+    def check_ready(entry: Entry) -> None:
+        """ApiError 409 while the person is being prepared, 422 where that failed."""
         if entry.state == "failed":
             assert entry.error is not None
             raise ApiError(422, entry.error["code"], entry.error["message"])
         if not entry.blob:
             raise ApiError(409, "not_ready", "This person is still being prepared.", {"Retry-After": "2"})
-        return entry
 
-    def enroll(self, photo: bytes, *, name: str, consent: str, face: int | None) -> Entry:
+    def enroll(
+        self, photo: bytes, *, name: str, consent: str, face: int | None, owner: str | None = None
+    ) -> Entry:
         """Queue a photo; ApiError 503 where too many wait."""
         waiting = sum(e.state in ("waiting", "enrolling") and not e.shared for e in self._entries.values())
         if waiting >= self._config.max_enrollments:
@@ -118,13 +119,13 @@ class AvatarStore:
                 503, "busy", "Other photos are being prepared; try again in a moment.", {"Retry-After": "10"}
             )
         self._make_room()
-        return self._enqueue(secrets.token_urlsafe(16), name, photo, consent, face, shared=False)
+        return self._enqueue(secrets.token_urlsafe(16), name, photo, consent, face, shared=False, owner=owner)
 
-    async def remove(self, avatar_id: str) -> None:
+    def remove(self, entry: Entry) -> None:
         """Forget a person. ApiError 403 for those that the server offers to everybody."""
-        if self.get(avatar_id).shared:
+        if entry.shared:
             raise ApiError(403, "shared_avatar", "This person was given at the server's start and stays.")
-        del self._entries[avatar_id]
+        del self._entries[entry.id]
 
     def _make_room(self) -> None:
         own = sorted(
@@ -143,8 +144,9 @@ class AvatarStore:
         face: int | None,
         *,
         shared: bool,
+        owner: str | None = None,
     ) -> Entry:
-        entry = self._entries[key] = Entry(key, name, shared, consent=consent)
+        entry = self._entries[key] = Entry(key, name, shared, consent=consent, owner=owner)
         task = asyncio.create_task(self._prepare(entry, photo, consent, face), name=f"enroll-{key}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

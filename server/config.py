@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from visavis.server.tokens import turn_credentials
+
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 MIB = 1 << 20
 
@@ -47,14 +49,45 @@ class ServerConfig:
     """Seconds of speech that a session holds before it refuses more."""
     linger_s: float = 45.0
     """How long a session outlives its last connection (a reload finds it again)."""
-    max_session_s: float = 0.0
+    max_session_s: float = 4 * 3600.0
     """Longest life of a session; 0 for no limit."""
+    requests_per_s: float = 50.0
+    """Requests of one address a second, four times that at once; 0 for no limit."""
+    sessions_per_minute: float = 30.0
+    """New sessions of one caller."""
+    enrollments_per_minute: float = 10.0
+    """Photos of one caller."""
+    messages_per_s: float = 400.0
+    """WebSocket messages of one connection; beyond it the server reads more slowly."""
+    auth: bool | None = None
+    """Whether photos, new sessions and metrics need an access token; None: beyond localhost."""
+    secret: str = ""
+    """Signs tokens; empty: made at the start, so that tokens end with the server."""
+    tls: tuple[Path, Path] | None = None
+    """Certificate chain and key, PEM files."""
+    drain_s: float = 20.0
+    """How long calls may go on after the server was told to end."""
     allowed_hosts: tuple[str, ...] = ()
     """Further host names under which a loopback server may be addressed (a defence against DNS rebinding)."""
     allowed_origins: tuple[str, ...] = ()
     """Further web origins (`https://example.org`) whose pages may call this server."""
     ice_servers: tuple[str, ...] = ()
     """STUN or TURN URLs handed to browsers and used by the server; none by default."""
+    turn_secret: str = ""
+    """Shared with the TURN server: user names and passwords that end (coturn's `use-auth-secret`) go with its URLs."""
+    turn_lifetime_s: float = 3600.0
+
+    def ice(self, subject: str) -> list[dict[str, str]]:
+        """ICE servers for one caller, as browsers take them."""
+        servers = []
+        for url in self.ice_servers:
+            server = {"urls": url}
+            if url.startswith("turn") and self.turn_secret:
+                server["username"], server["credential"] = turn_credentials(
+                    self.turn_secret, subject, self.turn_lifetime_s
+                )
+            servers.append(server)
+        return servers
 
     @property
     def loopback(self) -> bool:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import BodyPartReader, web
-from visavis.server.avatars import AvatarStore
+from visavis.server.avatars import AvatarStore, Entry
 from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine
 from visavis.server.errors import ApiError
 from visavis.server.ingest import HEARTBEAT_S, AudioSocket
+from visavis.server.limits import RateLimit
 from visavis.server.metrics import CONTENT_TYPE, Metrics
-from visavis.server.security import require_token
+from visavis.server.security import Guard
 from visavis.server.sessions import LiveSession, SessionRegistry
 from visavis.server.webrtc import Viewer, resolve_mdns
 from visavis.server.workers import WorkerPool
@@ -23,6 +24,8 @@ from visavis.server.workers import WorkerPool
 PAGE = Path(__file__).parent / "page"
 MAX_TEXT = 400
 SDP = "application/sdp"
+TOKEN_S = 30 * 24 * 3600.0
+"""Life of the token of a session that has no end of its own."""
 TRICKLE = "application/trickle-ice-sdpfrag"
 
 CONFIG = web.AppKey("config", ServerConfig)
@@ -31,6 +34,8 @@ SESSIONS = web.AppKey("sessions", SessionRegistry)
 ENGINE: web.AppKey[Engine] = web.AppKey("engine")
 METRICS = web.AppKey("metrics", Metrics)
 WORKERS = web.AppKey("workers", WorkerPool)
+GUARD = web.AppKey("guard", Guard)
+LIMITS: web.AppKey[dict[str, RateLimit]] = web.AppKey("limits")
 
 routes = web.RouteTableDef()
 
@@ -76,8 +81,8 @@ def _whole(value: Any, name: str, low: int, high: int) -> int:
 
 def _session(request: web.Request) -> LiveSession:
     """The session named in the address, for whoever holds its token."""
+    request.app[GUARD].require_session(request, request.match_info["session"])
     session = request.app[SESSIONS].get(request.match_info["session"])
-    require_token(request, session.token_digest)
     if session.failure:
         raise ApiError(410, *session.failure)
     return session
@@ -117,20 +122,24 @@ async def sample(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/healthz")
 async def health(request: web.Request) -> web.Response:
-    """Alive, and how much room there is."""
+    """Alive, and how much room there is: 200, or 503 while no session can begin for good (starting, going away)."""
+    sessions, workers = request.app[SESSIONS], request.app[WORKERS]
+    status = "draining" if sessions.draining else "ok" if workers.up.is_set() else "starting"
     return web.json_response(
         {
-            "status": "ok",
+            "status": status,
             "version": importlib.metadata.version("visavis"),
-            "sessions": len(request.app[SESSIONS]),
-            "max_sessions": request.app[CONFIG].max_sessions,
-        }
+            "sessions": len(sessions),
+            "room": workers.room(),
+        },
+        status=200 if status == "ok" else 503,
     )
 
 
 @routes.get("/metrics")
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus."""
+    request.app[GUARD].require(request, "metrics")
     return web.Response(
         body=request.app[METRICS].render().encode(),
         headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"},
@@ -143,7 +152,7 @@ async def client_config(request: web.Request) -> web.Response:
     config = request.app[CONFIG]
     return web.json_response(
         {
-            "ice_servers": [{"urls": url} for url in config.ice_servers],
+            "auth": request.app[GUARD].auth,
             "max_photo_bytes": config.max_photo_bytes,
             "max_queue_s": config.max_queue_s,
         }
@@ -155,14 +164,17 @@ async def client_config(request: web.Request) -> web.Response:
 
 @routes.get("/v1/avatars")
 async def list_avatars(request: web.Request) -> web.Response:
-    """The people that everybody may choose."""
-    return web.json_response({"avatars": [entry.public() for entry in request.app[AVATARS].listed()]})
+    """The people that everybody may choose, and the caller's own where callers are known."""
+    subject = request.app[GUARD].require(request, "sessions")
+    return web.json_response({"avatars": [entry.public() for entry in request.app[AVATARS].listed(subject)]})
 
 
 @routes.post("/v1/avatars")
 async def enroll_avatar(request: web.Request) -> web.Response:
     """Multipart: `consent` (a statement), `photo` (a file); optionally `name` and `face` (number from the left)."""
     config = request.app[CONFIG]
+    subject = request.app[GUARD].require(request, "avatars")
+    request.app[LIMITS]["enrollments"].take(subject or request.remote or "")
     if request.content_type != "multipart/form-data":
         raise ApiError(
             415, "unsupported_media_type", "Send the photo as multipart/form-data with a field 'photo'."
@@ -184,7 +196,7 @@ async def enroll_avatar(request: web.Request) -> web.Response:
         except ValueError:
             raise ApiError(400, "bad_value", "'face' must be a whole number from 1 to 100.") from None
     entry = request.app[AVATARS].enroll(
-        photo, name=fields.get("name", "").strip() or "Your photo", consent=consent, face=face
+        photo, name=fields.get("name", "").strip() or "Your photo", consent=consent, face=face, owner=subject
     )
     return web.json_response(entry.public(), status=202, headers={"Location": f"/v1/avatars/{entry.id}"})
 
@@ -217,16 +229,22 @@ async def _read_form(request: web.Request, config: ServerConfig) -> tuple[bytes,
     raise ApiError(400, "bad_form", "The multipart body has too many parts.")
 
 
+def _person(request: web.Request, grant: str = "sessions") -> Entry:
+    """The person named in the address, if it is the caller's to see."""
+    subject = request.app[GUARD].require(request, grant)
+    return request.app[AVATARS].get(request.match_info["avatar"], subject)
+
+
 @routes.get("/v1/avatars/{avatar}")
 async def show_avatar(request: web.Request) -> web.Response:
     """One person's state: waiting, enrolling (with progress 0..1 and a stage), ready or failed."""
-    return web.json_response(request.app[AVATARS].get(request.match_info["avatar"]).public())
+    return web.json_response(_person(request).public())
 
 
 @routes.get("/v1/avatars/{avatar}/picture")
 async def avatar_picture(request: web.Request) -> web.Response:
     """The person at rest, as JPEG."""
-    entry = request.app[AVATARS].get(request.match_info["avatar"])
+    entry = _person(request)
     if not entry.picture:
         raise ApiError(409, "not_ready", "This person is still being prepared.", {"Retry-After": "2"})
     return web.Response(body=entry.picture, content_type="image/jpeg")
@@ -235,7 +253,7 @@ async def avatar_picture(request: web.Request) -> web.Response:
 @routes.delete("/v1/avatars/{avatar}")
 async def delete_avatar(request: web.Request) -> web.Response:
     """Forget a person at once. Live sessions keep theirs until they end."""
-    await request.app[AVATARS].remove(request.match_info["avatar"])
+    request.app[AVATARS].remove(_person(request, "avatars"))
     return web.Response(status=204)
 
 
@@ -245,7 +263,10 @@ async def delete_avatar(request: web.Request) -> web.Response:
 @routes.post("/v1/sessions")
 async def create_session(request: web.Request) -> web.Response:
     """JSON {avatar, seed?, lookahead?} -> {id, token, ...}."""
-    message = await _json(request, request.app[CONFIG].max_json_bytes)
+    config, guard = request.app[CONFIG], request.app[GUARD]
+    subject = guard.require(request, "sessions")
+    request.app[LIMITS]["sessions"].take(subject or request.remote or "")
+    message = await _json(request, config.max_json_bytes)
     avatar = message.get("avatar")
     if not isinstance(avatar, str):
         raise ApiError(400, "bad_value", "'avatar' must be the id of an avatar; GET /v1/avatars lists some.")
@@ -253,17 +274,20 @@ async def create_session(request: web.Request) -> web.Response:
     lookahead = message.get("lookahead")
     if lookahead is not None:
         lookahead = _whole(lookahead, "lookahead", 0, 2)
-    session = await request.app[SESSIONS].create(avatar, seed=seed, lookahead=lookahead)
+    session = await request.app[SESSIONS].create(
+        request.app[AVATARS].get(avatar, subject), seed=seed, lookahead=lookahead
+    )
     path = f"/v1/sessions/{session.id}"
     body = {
         "id": session.id,
-        "token": session.token,
+        "token": guard.session_token(session.id, subject, (config.max_session_s or TOKEN_S) + 60),
         "avatar": avatar,
         "offer": f"{path}/offer",
         "audio": f"{path}/audio",
         "whep": f"{path}/whep",
         "whip": f"{path}/whip",
-        "linger_s": request.app[CONFIG].linger_s,
+        "ice_servers": config.ice(subject or session.id),
+        "linger_s": config.linger_s,
     }
     return web.json_response(body, status=201, headers={"Location": path})
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
+import time
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from visavis.server.config import LOOPBACK_HOSTS, ServerConfig
 from visavis.server.errors import ApiError, Handler, error_response
+from visavis.server.limits import RateLimit
+from visavis.server.tokens import Claims, TokenError, sign, verify
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -28,16 +30,6 @@ SUBPROTOCOL_TOKEN = "bearer."
 """Browsers cannot set headers on a WebSocket: they offer the subprotocols `visavis` and `bearer.TOKEN`."""
 
 
-def new_token() -> str:
-    """A bearer token of 256 random bits."""
-    return secrets.token_urlsafe(32)
-
-
-def digest(token: str) -> bytes:
-    """What is kept of a token, so that a memory dump or a log holds none."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
 def token_of(request: web.Request) -> str | None:
     """The bearer token of a request: the Authorization header, or a WebSocket's `bearer.TOKEN` subprotocol."""
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
@@ -49,23 +41,58 @@ def token_of(request: web.Request) -> str | None:
     return None
 
 
-def require_token(request: web.Request, expected: bytes) -> None:
-    """Raises ApiError 401 unless the request carries the token whose digest is `expected`."""
-    token = token_of(request)
-    if token is None:
-        raise ApiError(
-            401,
-            "token_missing",
+class Guard:
+    """Who may do what. Sessions always ask for their token; photos, new sessions and metrics for an access token where
+    `config.auth` says so (beyond localhost it is the default)."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._secret = config.secret.encode() if config.secret else secrets.token_bytes(32)
+        self.auth = config.auth if config.auth is not None else not config.loopback
+
+    def access_token(self, subject: str, grants: frozenset[str], lifetime_s: float) -> str:
+        """A token for people or programs."""
+        return sign(self._secret, Claims(subject, grants, expires=time.time() + lifetime_s))
+
+    def session_token(self, session_id: str, subject: str | None, lifetime_s: float) -> str:
+        """The token of one session."""
+        return sign(self._secret, Claims(subject or "", session=session_id, expires=time.time() + lifetime_s))
+
+    def _claims(self, request: web.Request, hint: str) -> Claims:
+        token = token_of(request)
+        if token is None:
+            raise ApiError(401, "token_missing", hint, {"WWW-Authenticate": "Bearer"})
+        try:
+            return verify(self._secret, token)
+        except TokenError as error:
+            raise ApiError(
+                401, "token_wrong", f"The token does not open this: {error}.",
+                {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+            ) from None  # fmt: skip
+
+    def require(self, request: web.Request, grant: str) -> str | None:
+        """The subject of the request's access token, None where none is asked for. ApiError 401 and 403."""
+        if not self.auth:
+            return None
+        claims = self._claims(
+            request,
+            "Send an access token as 'Authorization: Bearer TOKEN'; the server printed one at its start.",
+        )
+        if grant not in claims.grants:
+            raise ApiError(403, "not_granted", f"This token does not grant '{grant}'.")
+        return claims.subject
+
+    def require_session(self, request: web.Request, session_id: str) -> None:
+        """ApiError 401 unless the request carries the token of this session."""
+        claims = self._claims(
+            request,
             "Send the session's token as 'Authorization: Bearer TOKEN'; POST /v1/sessions returned it.",
-            {"WWW-Authenticate": "Bearer"},
         )
-    if not hmac.compare_digest(digest(token), expected):
-        raise ApiError(
-            401,
-            "token_wrong",
-            "This token does not open this session.",
-            {"WWW-Authenticate": 'Bearer error="invalid_token"'},
-        )
+        if claims.session is None or not hmac.compare_digest(claims.session.encode(), session_id.encode()):
+            raise ApiError(
+                401, "token_wrong", "This token does not open this session.",
+                {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+            )  # fmt: skip
 
 
 def _hostname(host: str) -> str:
@@ -86,7 +113,8 @@ def _origin_allowed(request: web.Request, config: ServerConfig) -> bool:
 
 
 def security_middleware(config: ServerConfig) -> object:
-    """A middleware that refuses foreign hosts (on loopback) and foreign origins, and sets the security headers."""
+    """A middleware that refuses foreign hosts (on loopback), foreign origins and floods, and sets the security headers."""
+    limit = RateLimit(config.requests_per_s, 4 * config.requests_per_s)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -103,7 +131,12 @@ def security_middleware(config: ServerConfig) -> object:
         if not _origin_allowed(request, config):
             response = error_response(403, "origin", "Pages of this origin may not call this server.")
         else:
-            response = await handler(request)
+            try:
+                limit.take(request.remote or "")
+            except ApiError as error:
+                response = error_response(error.status, error.code, error.message, error.headers)
+            else:
+                response = await handler(request)
         if not response.prepared:
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)

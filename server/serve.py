@@ -7,15 +7,25 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
+import ssl
 from pathlib import Path
 
 from aiohttp import web
 from visavis.engine.errors import VisavisError
 from visavis.server.app import create_app
 from visavis.server.config import ServerConfig
+from visavis.server.logs import set_up
+from visavis.server.routes import GUARD, SESSIONS
+from visavis.server.tokens import GRANTS
 
 SHUTDOWN_S = 5.0
+SECRET_VARIABLE = "VISAVIS_SECRET"
+"""Environment variable with the secret that signs tokens; without it tokens end with the server."""
+TURN_VARIABLE = "VISAVIS_TURN_SECRET"
+"""Environment variable with the secret shared with the TURN server."""
+TOKEN_LIFE_S = 30 * 24 * 3600.0
 
 
 class ServeError(VisavisError):
@@ -39,6 +49,21 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         raise ServeError(f"--workers {args.workers} must be from 1 to 64")
     if not 256 <= args.size <= 1024 or args.size % 16:
         raise ServeError(f"--size {args.size} must be a multiple of 16 from 256 to 1024")
+    if bool(args.tls_cert) != bool(args.tls_key):
+        raise ServeError("--tls-cert and --tls-key go together")
+    for path in filter(None, (args.tls_cert, args.tls_key)):
+        if not path.is_file():
+            raise ServeError(f"no such file: {path}")
+    if not 0 <= args.drain <= 3600:
+        raise ServeError(f"--drain {args.drain:g} must be from 0 to 3600 seconds")
+    if not 0 <= args.max_minutes <= 7 * 24 * 60:
+        raise ServeError(f"--max-minutes {args.max_minutes:g} must be from 0 (no limit) to {7 * 24 * 60}")
+    secret = os.environ.get(SECRET_VARIABLE, "")
+    if secret and len(secret) < 16:
+        raise ServeError(f"the secret in {SECRET_VARIABLE} must have 16 characters or more")
+    for origin in args.allow_origin:
+        if not origin.startswith(("http://", "https://")):
+            raise ServeError(f"--allow-origin {origin} must begin with http:// or https://")
     for url in args.ice_server:
         if not url.startswith(("stun:", "turn:", "turns:")):
             raise ServeError(f"--ice-server {url} must begin with stun:, turn: or turns:")
@@ -52,7 +77,14 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         max_sessions=args.sessions,
         workers=args.workers,
         allowed_hosts=tuple(name.lower() for name in args.allow_host),
+        allowed_origins=tuple(origin.rstrip("/") for origin in args.allow_origin),
         ice_servers=tuple(args.ice_server),
+        turn_secret=os.environ.get(TURN_VARIABLE, ""),
+        auth=False if args.no_auth else None,
+        secret=secret,
+        tls=(args.tls_cert, args.tls_key) if args.tls_cert else None,
+        drain_s=args.drain,
+        max_session_s=60 * args.max_minutes,
     )
 
 
@@ -71,6 +103,7 @@ def _check_person(path: Path) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
     config = config_of(args)
+    set_up(args.log)
     logging.getLogger("visavis").setLevel(logging.INFO)
     if args.verbose:
         logging.getLogger("aiohttp.access").setLevel(logging.INFO)
@@ -84,30 +117,60 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tls(config: ServerConfig) -> ssl.SSLContext | None:
+    if config.tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(*config.tls)
+    except (ssl.SSLError, OSError) as error:
+        raise ServeError(f"the certificate or its key cannot be used: {error}") from None
+    return context
+
+
 async def _serve(config: ServerConfig) -> None:
-    stop = asyncio.Event()
+    tls = _tls(config)
+    stop, now = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end(at_once: bool) -> None:
+        if at_once or stop.is_set():  # asked twice: no more waiting
+            now.set()
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises instead
-            loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(create_app(config), access_log_format='%a "%r" %s %b', shutdown_timeout=SHUTDOWN_S)
+            loop.add_signal_handler(number, end, number == signal.SIGINT)
+    app = create_app(config)
+    runner = web.AppRunner(app, access_log_format='%a "%r" %s %b', shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, config.host, config.port)
+        site = web.TCPSite(runner, config.host, config.port, ssl_context=tls)
         await site.start()
         host, port = runner.addresses[0][:2]
         shown = f"[{host}]" if ":" in host else host
-        print(f"visavis is at http://{shown}:{port}   (Ctrl-C ends it)", flush=True)
-        if not config.loopback:
+        scheme = "https" if tls else "http"
+        fragment = ""
+        if app[GUARD].auth:
+            fragment = "/#token=" + app[GUARD].access_token("owner", frozenset(GRANTS), TOKEN_LIFE_S)
+        print(f"visavis is at {scheme}://{shown}:{port}{fragment}   (Ctrl-C ends it)", flush=True)
+        if not config.loopback and not tls:
             print(
-                "Browsers give the microphone only to https or localhost: put a TLS proxy in front.",
+                "Browsers give the microphone only to https or localhost: give --tls-cert and --tls-key, or put a proxy in front.",
                 flush=True,
             )
-        # Networks and avatars make a large, lasting heap: without this the garbage collector walks it in the middle of calls.
+        # Lasting objects: without this the garbage collector walks them in the middle of calls.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         await stop.wait()
+        if not now.is_set() and len(app[SESSIONS]):
+            print(f"no new calls; those that run may end within {config.drain_s:g} s", flush=True)
+            drained = asyncio.create_task(app[SESSIONS].drain(config.drain_s))
+            hurried = asyncio.create_task(now.wait())
+            await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (drained, hurried):
+                task.cancel()
         print("ending the calls", flush=True)
     finally:
         await runner.cleanup()

@@ -21,7 +21,6 @@ from visavis.server.host import FRAME_S
 from visavis.server.link import Header
 from visavis.server.metrics import Metrics
 from visavis.server.publisher import Pair, Publisher
-from visavis.server.security import digest, new_token
 from visavis.server.workers import WorkerHandle, WorkerLost, WorkerPool, WorkerRefused
 
 log = logging.getLogger(__name__)
@@ -70,8 +69,6 @@ class LiveSession:
         self.id = session_id
         self.avatar_id = avatar_id
         self.worker = worker
-        self.token = new_token()
-        self.token_digest = digest(self.token)
         self.publisher = Publisher(worker.anchor)
         self.connections: dict[str, Connection] = {}
         self.listeners: set[Listener] = set()
@@ -277,15 +274,15 @@ class SessionRegistry:
             raise ApiError(404, "no_such_session", "There is no such session; it may have ended.")
         return session
 
-    async def create(self, avatar_id: str, *, seed: int = 0, lookahead: int | None = None) -> LiveSession:
+    async def create(self, entry: Entry, *, seed: int = 0, lookahead: int | None = None) -> LiveSession:
         """A new session of an enrolled person. ApiError 503 where there is no room, 404 and 409 for the avatar."""
         if self.draining:
             raise ApiError(
                 503, "draining", "This server is going away; try again soon.", {"Retry-After": "10"}
             )
-        entry = self._avatars.ready(avatar_id)
+        self._avatars.check_ready(entry)
         worker = self._workers.pick()
-        session = LiveSession(secrets.token_urlsafe(12), avatar_id, worker, self._metrics)
+        session = LiveSession(secrets.token_urlsafe(12), entry.id, worker, self._metrics)
         session.on_failure = self._on_failure
         ahead = self._config.lookahead if lookahead is None else lookahead
         self._opening += 1
@@ -304,7 +301,7 @@ class SessionRegistry:
             self._opening -= 1
         self._sessions[session.id] = session
         self._metrics.sessions_started.inc()
-        log.info("session started session=%s avatar=%s worker=%s", session.id, avatar_id, worker.name)
+        log.info("session started session=%s avatar=%s worker=%s", session.id, entry.id, worker.name)
         return session
 
     def _on_failure(self, session: LiveSession) -> None:
@@ -338,6 +335,15 @@ class SessionRegistry:
                     reason = "time_limit"
                 if reason:
                     await self.end(session, reason)
+
+    async def drain(self, seconds: float) -> None:
+        """Begin no more sessions, tell those that run, and wait until they have ended or `seconds` are over."""
+        self.draining = True
+        for session in self._sessions.values():
+            session.emit({"type": "session.draining", "seconds": seconds})
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._sessions and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.1)
 
     async def close(self) -> None:
         """End all sessions."""

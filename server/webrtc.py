@@ -45,7 +45,7 @@ class Viewer:
     def __init__(self, session: LiveSession, config: ServerConfig) -> None:
         self.id = secrets.token_urlsafe(12)
         self._session = session
-        servers = [RTCIceServer(urls=url) for url in config.ice_servers]
+        servers = [RTCIceServer(**server) for server in config.ice("server")]
         self._pc = RTCPeerConnection(RTCConfiguration(servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self._subscription: Subscription | None = None
         self._tasks: set[asyncio.Task[None]] = set()

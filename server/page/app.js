@@ -1,6 +1,6 @@
 // The page: choose a person, start a call, let it speak.
 
-import { Call, Problem, api, callObstacle, decodeSpeech, microphoneObstacle, SPEECH_RATE } from "/call.js";
+import { Call, Problem, access, api, callObstacle, decodeSpeech, microphoneObstacle, SPEECH_RATE } from "/call.js";
 import { Meter } from "/meter.js";
 
 const $ = (id) => document.getElementById(id);
@@ -9,7 +9,7 @@ const people = new Map(); // id -> {person, element}
 const meter = new Meter();
 const CONSENT = "Stated on the web page by who added the photo: it shows themselves, or the person agreed to be shown speaking.";
 
-let config = { ice_servers: [], max_photo_bytes: 24 << 20 };
+let config = { max_photo_bytes: 24 << 20 };
 let chosen = null, call = null, figuresTimer = null, speech = null;
 
 // Words to the person in front
@@ -65,9 +65,12 @@ function drawPerson(person) {
   entry.label.classList.toggle("failed", person.state === "failed");
   if (person.state === "ready" && !entry.face.querySelector("img")) {
     const image = new Image();
-    image.src = `/v1/avatars/${person.id}/picture`;
     image.alt = "";
     entry.face.replaceChildren(image);
+    pictureOf(person.id).then((url) => {
+      entry.picture = image.src = url;
+      if (chosen === person.id) refresh();
+    });
   } else if (person.state === "failed") {
     entry.face.textContent = "!";
   } else if (person.state !== "ready") {
@@ -77,6 +80,12 @@ function drawPerson(person) {
     entry.face.replaceChildren(share);
   }
   if (chosen === person.id) refresh();
+}
+
+/** The address of a person's picture in this tab (an <img> can bring no token). */
+async function pictureOf(id) {
+  const response = await fetch(`/v1/avatars/${id}/picture`, { headers: access() });
+  return response.ok ? URL.createObjectURL(await response.blob()) : "";
 }
 
 async function watch(id) {
@@ -122,10 +131,9 @@ function refresh() {
   $("file-choice").classList.toggle("off", !ready);
   if (microphoneObstacle()) $("mic-note").textContent = window.isSecureContext ? "This browser offers no microphone" : "Needs https or localhost";
   if (person.state === "ready") {
-    const picture = `/v1/avatars/${person.id}/picture`;
-    if (!still.src.endsWith(picture)) still.src = picture;
+    if (entry.picture && still.src !== entry.picture) still.src = entry.picture;
     still.alt = person.name;
-    still.hidden = false;
+    still.hidden = !entry.picture;
     show("idle");
   } else if (person.state === "failed") {
     still.hidden = true;
@@ -213,7 +221,7 @@ async function startCall() {
   mine.addEventListener("playback", ({ detail }) => onPlayback(detail));
   mine.addEventListener("microphone", ({ detail }) => onMicrophone(detail.on));
   try {
-    await mine.start(chosen, config.ice_servers);
+    await mine.start(chosen);
   } catch (error) {
     endCall();
     throw error;

@@ -12,11 +12,24 @@ const AHEAD_S = 12;
 
 export class Problem extends Error {}
 
+// The server's start prints an address with #token=...: kept for this tab, and taken out of the address line.
+const fragment = new URLSearchParams(location.hash.slice(1));
+if (fragment.has("token")) {
+  sessionStorage.setItem("token", fragment.get("token"));
+  history.replaceState(null, "", location.pathname);
+}
+
+/** Headers that open the server's people and sessions, where it asks for a token. */
+export function access() {
+  const token = sessionStorage.getItem("token");
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
 /** fetch, with the server's own words where it refuses. */
 export async function api(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { ...options, headers: { ...access(), ...options.headers } });
   } catch {
     throw new Problem("The server does not answer. Is it still running?");
   }
@@ -98,6 +111,7 @@ export class Call extends EventTarget {
   }
 
   async #connect(iceServers) {
+    iceServers = this.#session.ice_servers ?? iceServers;
     const pc = (this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" }));
     // Sound goes both ways from the start, so that the microphone can come and go without a new negotiation.
     this.#audioSender = pc.addTransceiver("audio", { direction: "sendrecv" }).sender;
@@ -153,6 +167,7 @@ export class Call extends EventTarget {
       const event = JSON.parse(data);
       if (event.type.startsWith("playback.")) this.#emit("playback", event);
       else if (event.type === "error") this.#emit("problem", { message: event.error.message });
+      else if (event.type === "session.draining") this.#emit("problem", { message: `The server is about to go away: this call ends within ${Math.round(event.seconds)} seconds.` });
       else if (event.type === "session.closed") this.#fail("The server ended the session.");
     };
     socket.onclose = () => {

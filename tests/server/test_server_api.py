@@ -59,9 +59,9 @@ def test_health_config_and_metrics():
         async with serving(max_sessions=3) as api:
             await api.session()
             assert (await api.call("GET", "/healthz"))[1] | {"version": ""} == {
-                "status": "ok", "version": "", "sessions": 1, "max_sessions": 3,
+                "status": "ok", "version": "", "sessions": 1, "room": 2,
             }  # fmt: skip
-            assert (await api.call("GET", "/v1/config"))[1]["ice_servers"] == []
+            assert (await api.call("GET", "/v1/config"))[1]["auth"] is False
             status, text = await api.call("GET", "/metrics")
             assert status == 200
             values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
