@@ -47,6 +47,8 @@ class ServerConfig:
     """Largest WebSocket message."""
     max_queue_s: float = 60.0
     """Seconds of speech that a session holds before it refuses more."""
+    max_recording_bytes: int = 256 * MIB
+    """Where a film of a call ends; it is held in memory until it is fetched."""
     linger_s: float = 45.0
     """How long a session outlives its last connection (a reload finds it again)."""
     max_session_s: float = 4 * 3600.0

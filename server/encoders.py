@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fractions
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,19 @@ OPUS_FRAME = PLAYBACK_RATE // 50
 
 def _unobserved(seconds: float) -> None:
     """Nobody measures."""
+
+
+_recent: deque[float] = deque(maxlen=50)
+
+
+def encode_seconds() -> float:
+    """Mean time of the last frames' encoding."""
+    return sum(_recent) / len(_recent) if _recent else 0.0
+
+
+def _observe(seconds: float) -> None:
+    _recent.append(seconds)
+    observe_encode(seconds)
 
 
 observe_encode: Callable[[float], None] = _unobserved
@@ -122,7 +136,7 @@ class LowDelayVp8Encoder(_RateControlled, Vp8Encoder):
         rate.count(len(data))
         payloads = self._packetize(data, self.picture_id)
         self.picture_id = (self.picture_id + 1) % (1 << 15)
-        observe_encode(time.perf_counter() - began)
+        _observe(time.perf_counter() - began)
         assert frame.pts is not None and frame.time_base is not None
         return payloads, convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
 
@@ -164,7 +178,7 @@ class LowDelayH264Encoder(_RateControlled, H264Encoder):
         frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
         data = b"".join(bytes(packet) for packet in codec.encode(frame))
         rate.count(len(data))
-        observe_encode(time.perf_counter() - began)
+        _observe(time.perf_counter() - began)
         yield from self._split_bitstream(data)
 
     @staticmethod

@@ -104,6 +104,7 @@ class Metrics:
         self.refused_sessions = Counter(
             "visavis_refused_sessions_total", "Sessions refused for want of room."
         )
+        self.barge_ins = Counter("visavis_barge_ins_total", "Times a caller's voice stopped the avatar.")
         self.worker_deaths = Counter(
             "visavis_worker_deaths_total", "Workers that died and were started again."
         )

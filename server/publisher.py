@@ -58,6 +58,7 @@ class Subscription:
     """Unix time minus loop time."""
     frames: deque[Pair] = field(default_factory=lambda: deque(maxlen=3))
     sounds: deque[Pair] = field(default_factory=lambda: deque(maxlen=4))
+    stale_s: float = STALE_S
     dropped: int = 0
     closed: bool = False
     _wanted: set[int] = field(default_factory=set)
@@ -98,7 +99,7 @@ class Subscription:
                 ready.clear()
                 await ready.wait()
             pair = queue.popleft()
-            if now() - pair.due < STALE_S:
+            if now() - pair.due < self.stale_s:
                 return pair
             self.dropped += 1
 
@@ -134,11 +135,14 @@ class Publisher:
         """Whether anybody subscribes."""
         return bool(self._subscriptions)
 
-    def subscribe(self) -> Subscription:
-        """A new viewer's subscription, from the next pair on."""
+    def subscribe(self, maxlen: int | None = None) -> Subscription:
+        """A new viewer's subscription, from the next pair on; `maxlen` frames may wait (default: what a live viewer wants)."""
         now = int((asyncio.get_running_loop().time() - self.anchor) / FRAME_S)
         # a little before the present: no pair that is on its way has a stamp before the origin
         subscription = Subscription(max(0, now - FPS), self.anchor, self.wall_offset)
+        if maxlen is not None:  # not live: late is as good
+            subscription.frames = deque(maxlen=maxlen)
+            subscription.stale_s = float("inf")
         self._subscriptions.add(subscription)
         return subscription
 

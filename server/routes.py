@@ -16,6 +16,7 @@ from visavis.server.errors import ApiError
 from visavis.server.ingest import HEARTBEAT_S, AudioSocket
 from visavis.server.limits import RateLimit
 from visavis.server.metrics import CONTENT_TYPE, Metrics
+from visavis.server.recording import Recording
 from visavis.server.security import Guard
 from visavis.server.sessions import LiveSession, SessionRegistry
 from visavis.server.webrtc import Viewer, resolve_mdns
@@ -262,7 +263,7 @@ async def delete_avatar(request: web.Request) -> web.Response:
 
 @routes.post("/v1/sessions")
 async def create_session(request: web.Request) -> web.Response:
-    """JSON {avatar, seed?, lookahead?} -> {id, token, ...}."""
+    """JSON {avatar, seed?, lookahead?, barge_in?} -> {id, token, ...}."""
     config, guard = request.app[CONFIG], request.app[GUARD]
     subject = guard.require(request, "sessions")
     request.app[LIMITS]["sessions"].take(subject or request.remote or "")
@@ -274,8 +275,11 @@ async def create_session(request: web.Request) -> web.Response:
     lookahead = message.get("lookahead")
     if lookahead is not None:
         lookahead = _whole(lookahead, "lookahead", 0, 2)
+    barge_in = message.get("barge_in", False)
+    if not isinstance(barge_in, bool):
+        raise ApiError(400, "bad_value", "'barge_in' must be true or false.")
     session = await request.app[SESSIONS].create(
-        request.app[AVATARS].get(avatar, subject), seed=seed, lookahead=lookahead
+        request.app[AVATARS].get(avatar, subject), seed=seed, lookahead=lookahead, barge_in=barge_in
     )
     path = f"/v1/sessions/{session.id}"
     body = {
@@ -303,6 +307,7 @@ async def show_session(request: web.Request) -> web.Response:
             "connections": len(session.connections),
             "queued_s": round(session.queued_seconds, 3),
             "media_s": round(session.publisher.frames / 25, 2),
+            "lookahead": session.lookahead,
             "timings_ms": {name: round(value, 2) for name, value in session.timings.items()},
         }
     )
@@ -320,6 +325,26 @@ async def clear_session(request: web.Request) -> web.Response:
     """Barge-in without a WebSocket."""
     dropped = await _session(request).clear()
     return web.json_response({"dropped_ms": round(dropped / 16)})
+
+
+@routes.post("/v1/sessions/{session}/recording")
+async def start_recording(request: web.Request) -> web.Response:
+    """Begin to film the call; the film is held in memory."""
+    session = _session(request)
+    if session.recording is not None:
+        raise ApiError(409, "recording", "This call is being filmed already.")
+    session.recording = Recording(session.publisher, session.id, request.app[CONFIG].max_recording_bytes)
+    return web.json_response({"recording": True}, status=201)
+
+
+@routes.delete("/v1/sessions/{session}/recording")
+async def fetch_recording(request: web.Request) -> web.Response:
+    """End the film and give it out, as MP4."""
+    session = _session(request)
+    recording, session.recording = session.recording, None
+    if recording is None:
+        raise ApiError(404, "no_recording", "This call is not being filmed.")
+    return web.Response(body=await recording.stop(), content_type="video/mp4")
 
 
 async def _negotiate(request: web.Request, sdp: str, *, watch: bool, listen: bool) -> tuple[Viewer, str]:

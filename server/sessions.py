@@ -16,11 +16,14 @@ from visavis.engine.errors import AudioError, QueueFullError, VisavisError
 from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME
 from visavis.server.avatars import AvatarStore, Entry
 from visavis.server.config import ServerConfig
+from visavis.server.encoders import encode_seconds
 from visavis.server.errors import ApiError
 from visavis.server.host import FRAME_S
 from visavis.server.link import Header
+from visavis.server.listener import Listener as Hearing
 from visavis.server.metrics import Metrics
 from visavis.server.publisher import Pair, Publisher
+from visavis.server.recording import Recording
 from visavis.server.workers import WorkerHandle, WorkerLost, WorkerPool, WorkerRefused
 
 log = logging.getLogger(__name__)
@@ -65,7 +68,16 @@ class LiveSession:
     nothing. `generation` counts how often the speech was cleared: what the worker made before it knew is silenced here.
     """
 
-    def __init__(self, session_id: str, avatar_id: str, worker: WorkerHandle, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        avatar_id: str,
+        worker: WorkerHandle,
+        metrics: Metrics,
+        *,
+        barge_in: bool = False,
+    ) -> None:
+        """With `barge_in` the caller's microphone does not move the mouth: when the caller speaks, the avatar stops."""
         self.id = session_id
         self.avatar_id = avatar_id
         self.worker = worker
@@ -82,13 +94,18 @@ class LiveSession:
         self.timings: dict[str, float] = {}
         """Where the time of a frame goes, in ms: moving averages, for the page and for benchmarks."""
         self.generation = 0
+        self.recording: Recording | None = None
+        self.barge_in = barge_in
+        self.lookahead = 0
+        self._hearing = Hearing()
+        self._clearing: set[asyncio.Task[int]] = set()
         self._metrics = metrics
         self._playback = Playback()
         self._opened = False
 
     async def open(self, entry: Entry, *, seed: int, lookahead: int, max_queue_s: float) -> None:
         """Make the engine's part in the worker, which makes its first frames before this returns."""
-        worker = self.worker
+        worker, self.lookahead = self.worker, lookahead
         worker.sessions[self.id] = self._on_message
         request = {
             "op": "open", "session": self.id, "avatar": entry.key, "seed": seed,
@@ -138,7 +155,21 @@ class LiveSession:
 
     def push_live(self, pcm: npt.NDArray[np.int16], rate: int) -> None:
         """Microphone speech: taken in before the next step, the oldest dropped when the engine does not keep up."""
-        self._alive().tell({"op": "live", "session": self.id, "rate": rate}, pcm.astype("<i2"))
+        worker = self._alive()
+        if self.barge_in:
+            self._hear(pcm, rate)
+        else:
+            worker.tell({"op": "live", "session": self.id, "rate": rate}, pcm.astype("<i2"))
+
+    def _hear(self, pcm: npt.NDArray[np.int16], rate: int) -> None:
+        for what, at_ms in self._hearing.push(pcm, rate):
+            key = "audio_start_ms" if what == "started" else "audio_end_ms"
+            self.emit({"type": f"input_audio_buffer.speech_{what}", key: at_ms})
+            if what == "started" and (self._playback.frames or self.queued_seconds):
+                self._metrics.barge_ins.inc()
+                task = asyncio.create_task(self.clear(), name=f"end-{self.id}")
+                self._clearing.add(task)
+                task.add_done_callback(lambda done: (self._clearing.discard(done), done.exception()))
 
     async def commit(self) -> None:
         """The utterance is complete: do not wait for more of it."""
@@ -209,6 +240,7 @@ class LiveSession:
                 **header["stages"],
                 "engine": header["step_s"] - sum(header["stages"].values()),
                 "convert": header["convert_s"],
+                "encode": encode_seconds(),
                 "link": now - header["began"] - header["step_s"] - header["convert_s"],
             }
         )
@@ -227,6 +259,8 @@ class LiveSession:
         if self.closed:
             return
         self.closed = True
+        if self.recording is not None:
+            await self.recording.stop()
         self.publisher.close()
         self.emit({"type": "session.closed"})
         await asyncio.gather(*(c.close() for c in list(self.connections.values())), return_exceptions=True)
@@ -274,7 +308,9 @@ class SessionRegistry:
             raise ApiError(404, "no_such_session", "There is no such session; it may have ended.")
         return session
 
-    async def create(self, entry: Entry, *, seed: int = 0, lookahead: int | None = None) -> LiveSession:
+    async def create(
+        self, entry: Entry, *, seed: int = 0, lookahead: int | None = None, barge_in: bool = False
+    ) -> LiveSession:
         """A new session of an enrolled person. ApiError 503 where there is no room, 404 and 409 for the avatar."""
         if self.draining:
             raise ApiError(
@@ -282,7 +318,7 @@ class SessionRegistry:
             )
         self._avatars.check_ready(entry)
         worker = self._workers.pick()
-        session = LiveSession(secrets.token_urlsafe(12), entry.id, worker, self._metrics)
+        session = LiveSession(secrets.token_urlsafe(12), entry.id, worker, self._metrics, barge_in=barge_in)
         session.on_failure = self._on_failure
         ahead = self._config.lookahead if lookahead is None else lookahead
         self._opening += 1

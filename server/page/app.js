@@ -262,7 +262,7 @@ function endCall() {
   meter.stop();
   video.srcObject = voice.srcObject = null;
   video.hidden = true;
-  $("badge").hidden = $("mute").hidden = true;
+  $("badge").hidden = $("mute").hidden = $("breakdown").hidden = true;
   callButton.dataset.live = "false";
   $("call-text").textContent = "Start the call";
   for (const { input } of people.values()) input.disabled = false;
@@ -284,7 +284,30 @@ async function drawFigures(which) {
   put("skew", figures.skew);
   put("rate", figures.kbps);
   put("lost", figures.lost, 1);
+  if (Math.round(performance.now() / 1000) % 2) drawBreakdown(which);
   $("badge").classList.toggle("poor", figures.fps < 20 || figures.lost > 5);
+}
+
+async function drawBreakdown(which) {
+  const parts = await which.breakdown().catch(() => null);
+  if (!parts || which !== call) return;
+  const total = parts.reduce((sum, [, ms]) => sum + ms, 0);
+  $("breakdown").hidden = false;
+  $("b-total").textContent = total.toFixed(0);
+  const colour = (k) => `hsl(${(k * 360) / parts.length + 200} 55% 55%)`;
+  $("b-bar").replaceChildren(...parts.map(([, ms], k) => {
+    const piece = document.createElement("span");
+    piece.style.background = colour(k);
+    piece.style.width = `${(100 * ms) / total}%`;
+    return piece;
+  }));
+  $("b-list").replaceChildren(...parts.map(([name, ms], k) => {
+    const item = document.createElement("li");
+    const key = document.createElement("i");
+    key.style.background = colour(k);
+    item.append(key, `${name} ${ms.toFixed(ms < 10 ? 1 : 0)}`);
+    return item;
+  }));
 }
 
 // Speaking

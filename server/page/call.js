@@ -265,7 +265,7 @@ export class Call extends EventTarget {
     const decoded = now.decoded - last.decoded;
     const packets = now.packets - last.packets + (now.lost - last.lost);
     const buffering = decoded > 0 ? ((now.processing - last.processing) / decoded) * 1000 : NaN;
-    return {
+    return this.lastFigures = {
       fps: decoded / seconds,
       delay: Number.isFinite(buffering) ? buffering + (rtt ?? 0) / 2 : null,
       rtt,
@@ -274,6 +274,30 @@ export class Call extends EventTarget {
       lost: packets > 0 ? (100 * (now.lost - last.lost)) / packets : 0,
       width,
     };
+  }
+
+  /** Parts of the way from the caller's voice to the lips, [name, milliseconds] each, as the server and this browser measure them; null
+   * before there are any. Capture and screen are not seen from here. */
+  async breakdown() {
+    const figures = this.lastFigures;
+    if (!this.#session || !figures) return null;
+    const { timings_ms: server, lookahead } = await api(`/v1/sessions/${this.#session.id}`, { headers: this.#headers() });
+    if (!("engine" in server)) return null;
+    const way = (figures.rtt ?? 0) / 2;
+    return [
+      ["network in", way],
+      ["gathering a frame", 40],
+      ["look-ahead", 40 * lookahead],
+      ["waiting", Math.max(0, server.wait)],
+      ["motion", server.motion ?? 0],
+      ["raster", server.raster ?? 0],
+      ["video", server.video ?? 0],
+      ["engine, other", Math.max(0, server.engine) + server.convert],
+      ["to the wire", Math.max(0, server.link)],
+      ["encode", server.encode],
+      ["network out", way],
+      ["browser", Math.max(0, (figures.delay ?? 0) - way)],
+    ];
   }
 
   /** End the call and the server's session. */
