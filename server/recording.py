@@ -70,7 +70,7 @@ class Recording:
         self._origin, self._sounded = pair.stamp - 1, PLAYBACK_SAMPLES_PER_FRAME
         # fragments: a film that is cut short by its limit is whole up to there
         self._container = av.open(
-            self._file, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+            self._file, "w", format="mp4", options={"movflags": "frag_keyframe+delay_moov+default_base_moof"}
         )
         self._video: Any = self._container.add_stream("libx264", rate=FPS)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
