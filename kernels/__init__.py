@@ -6,7 +6,8 @@ while it works.
 
 from __future__ import annotations
 
-from .color import blend, rgb_to_i420
+from .color import blend, composite, paste, rgb_to_i420
+from .kit import Kit, building_for
 from .library import available_isas, isa, use_isa
 from .pose import PoseRig
 from .raster import Mesh, Target
@@ -14,14 +15,18 @@ from .ring import kv_ring
 from .sampler import noise, sampler_step
 
 __all__ = [
+    "Kit",
     "Mesh",
     "PoseRig",
     "Target",
     "available_isas",
     "blend",
+    "building_for",
+    "composite",
     "isa",
     "kv_ring",
     "noise",
+    "paste",
     "rgb_to_i420",
     "sampler_step",
     "use_isa",

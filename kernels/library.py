@@ -29,6 +29,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "vv_pose_destroy": (None, [_P]),
     "vv_pose_bytes": (ctypes.c_long, [_P]),
     "vv_pose": (None, [_P, _P, _P, _P, _P, _P]),
+    "vv_composite": (_I, [_P, _I, _I, _P, _P, _P, _I, *[ctypes.c_float] * 3, _P]),
     "vv_sampler_step": (_I, [_P, _I, ctypes.c_long]),
     "vv_kv_ring": (_I, [*[_P] * 7, *[_I] * 6]),
 }

@@ -7,7 +7,9 @@ never share buffers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,20 +40,43 @@ class Network(Protocol):
         ...
 
 
+Provider = Callable[[Path], Network]
+_provider: ContextVar[Provider | None] = ContextVar("visavis_networks", default=None)
+
+
+@contextmanager
+def networks_from(provider: Provider) -> Iterator[None]:
+    """Within it, `load` gives what `provider` makes of a path: how a worker with a device lends its networks to the
+    parts of a session, which load theirs by path as always."""
+    token = _provider.set(provider)
+    try:
+        yield
+    finally:
+        _provider.reset(token)
+
+
 _lock = threading.Lock()
 
 
 @lru_cache(maxsize=32)
-def _compile(path: str, modified: int, threads: int) -> tuple[Any, dict[str, Shape], dict[str, Shape]]:
+def _compile(
+    path: str, modified: int, threads: int, batch: int | None, fast: bool
+) -> tuple[Any, dict[str, Shape], dict[str, Shape]]:
     import openvino
 
     core = openvino.Core()
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        # Without AMX this is slower than f32: 10.4 against 9.3 ms for the sampler step of the video network.
+        "INFERENCE_PRECISION_HINT": "bf16" if fast and _has_amx() else "f32",
     }
     model = core.read_model(path)
+    if batch is not None:
+        model.reshape({
+            port.get_any_name(): [batch if d.is_dynamic else d.get_length() for d in port.get_partial_shape()]
+            for port in model.inputs
+        })  # fmt: skip
     # Read before compiling, which adds inner names to the ports.
     shapes = _shapes(model.inputs), _shapes(model.outputs)
     return core.compile_model(model, "CPU", options), *shapes
@@ -78,19 +103,34 @@ class OpenVinoNetwork:
         }
 
 
-def load(path: str | Path, threads: int = 1) -> Network:
+@lru_cache(maxsize=1)
+def _has_amx() -> bool:
+    """Has this CPU matrix units for bf16?"""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def load(path: str | Path, threads: int = 1, *, batch: int | None = None, fast: bool = False) -> Network:
     """Make the network of an ONNX file ready to run on `threads` CPU threads.
+
+    `batch` fixes every free length to one number, which runs faster (the video network's step: 9 against 15 ms). `fast` allows bf16 where the
+    CPU is quicker at it.
 
     Raises NetworkError when the file is missing or is no network.
     """
     path = Path(path)
+    provider = _provider.get()
+    if provider is not None:
+        return provider(path)
     if not path.is_file():
         raise NetworkError(
             f"no network file at {path}: the installation is incomplete, or train and export it first"
         )
     with _lock:
         try:
-            compiled, inputs, outputs = _compile(str(path), path.stat().st_mtime_ns, threads)
+            compiled, inputs, outputs = _compile(str(path), path.stat().st_mtime_ns, threads, batch, fast)
         except Exception as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise NetworkError(f"{path} cannot be run as a network: {reason}") from None

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from visavis import kernels
 from visavis.engine.avatar import PIVOTS, Avatar
 from visavis.engine.body.fit import FLIP, Fit
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix
@@ -151,15 +152,16 @@ def quantised_position(position: FloatArray, part: npt.NDArray[np.uint8]) -> npt
     return np.asarray(cv2.bitwise_and(quantised, quantised, mask=part), np.uint8)
 
 
-def _window() -> FloatArray:
-    """(CROP, CROP): 1 inside, falling to 0 at the border."""
+def _ramp() -> FloatArray:
+    """(CROP,): 1 inside, falling to 0 at either end."""
     at = np.minimum(np.arange(CROP) + 0.5, CROP - 0.5 - np.arange(CROP)) / FEATHER
     ramp = np.clip(at - 0.1, 0, 1)
-    ramp = ramp * ramp * (3 - 2 * ramp)
-    return np.outer(ramp, ramp).astype(np.float32)
+    return (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
 
 
-WINDOW = _window()
+RAMP = _ramp()
+"""The feather along either side of the crop."""
+WINDOW = np.outer(RAMP, RAMP)
 
 
 def paste(
@@ -176,22 +178,10 @@ def paste(
         raise ValueError(
             f"colour {colour.shape} and mask {mask.shape}: expected ({CROP}, {CROP}, 3) and ({CROP}, {CROP})"
         )
-    x0, y0, x1, y1 = transform.box(frame.shape[1], frame.shape[0])
-    if x1 <= x0 or y1 <= y0:
-        return frame
     if colour.dtype != np.uint8:
         colour = np.clip(np.rint(colour), 0, 255).astype(np.uint8)
-    local = CropTransform(
-        transform.scale, transform.x0 + transform.scale * x0, transform.y0 + transform.scale * y0
+    placement = (transform.scale, transform.x0, transform.y0)
+    kernels.paste(
+        frame, np.ascontiguousarray(colour), np.ascontiguousarray(mask, np.float32), RAMP, placement
     )
-    size = (x1 - x0, y1 - y0)
-    matrix = local.forward()
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    weight = np.rint(np.clip(mask, 0, 1) * (255 * WINDOW)).astype(np.uint8)
-    over = cv2.warpAffine(colour, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    share = cv2.warpAffine(weight, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    shares = cv2.merge([share, share, share])
-    region = frame[y0:y1, x0:x1]
-    kept = cv2.multiply(region, cv2.bitwise_not(shares), scale=1 / 255)
-    frame[y0:y1, x0:x1] = cv2.add(kept, cv2.multiply(over, shares, scale=1 / 255))
     return frame

@@ -1,22 +1,23 @@
-// A face region from the video network pasted into the frame, and the frame to NV12 or I420, in one pass over the frame.
+// The video network's picture of the face pasted into the frame, and the frame to NV12 or I420, in one pass over the frame.
 //
-// Computes, where the patch lies: weight = mask * feather / 255, rgb = rgb + (patch - rgb) * weight / 255 (each rounded, as
-// vv_blend does), with a feather that rises linearly from the patch's border to 255 over some pixels; then what
-// rgb_to_yuv.cu computes. Bit for bit vv_blend() and vv_rgb_to_i420() of the CPU library one after the other.
-// Bytes a pixel: 3 read, 1.5 written, 4 more read under the patch (vv_blend and conversion apart: 3 + 3 + 3 + 1.5 + 4);
-// operations: 14, and 25 under the patch: bound by memory.
-// Launch: a thread takes 16x2 pixels (16-byte loads and stores of frame and output; bytes of the patch, which lies at any
-// place), blocks of 32x8 threads, grid (width / 512, height / 16, slots). Widths that are no multiple of 16 take the scalar
-// path. Slots whose mask byte is 0 are left alone. No host synchronisation; may be captured in a graph.
+// The picture is a square of `side` pixels; pixel (x, y) of the frame lies at (scale x + x0, scale y + y0) of it, pixel centres
+// at halves. Computes, where the frame's pixel lies in the square: colour and weight fetched bilinearly (positions in 1/256
+// pixel), weight = mask 255 window(column) window(row) at the square's pixels, rgb = rgb + (colour - rgb) weight / 255, each
+// rounded; then what rgb_to_yuv.cu computes. Bit for bit vv_composite() of the CPU library.
+// Bytes a pixel: 3 read, 1.5 written; under the square 28 more from cache, once 7 a pixel of the square; operations: 14, and
+// about 110 under the square: bound by memory, where the square covers most of the frame by issue.
+// Launch: a thread takes 16x2 pixels (16-byte loads and stores of frame and output; the square lies at any place), blocks
+// of 32x8 threads, grid (width / 512, height / 16, slots). Widths that are no multiple of 16 take the scalar path. Slots whose
+// mask byte is 0 are left alone; a scale of 0 pastes nothing. No host synchronisation; may be captured in a graph.
 #include "yuv.cuh"
 
 // One slot's arrays, all on the device; the array of these too. rgb and out are 16-byte aligned.
 struct VvCompositeSlot {
-  const uint8_t* rgb;    // (H, W, 3) the rasteriser's
-  const uint8_t* patch;  // (h, w, 3)
-  const uint8_t* blend;  // (h, w) how much of the patch is wanted
-  uint8_t* out;          // (H * 3 / 2, W)
-  int x, y;              // of the patch's corner in the frame; any part of it may lie outside
+  const uint8_t* rgb;      // (H, W, 3) the rasteriser's
+  const uint8_t* colour;   // (side, side, 3)
+  const float* blend;      // (side, side) how much of it is wanted, 0..1
+  const float* placement;  // (3,) scale, x0, y0
+  uint8_t* out;            // (H * 3 / 2, W)
 };
 
 namespace {
@@ -24,20 +25,54 @@ namespace {
 __device__ __forceinline__ unsigned div255(unsigned x) { x += 128; return (x + (x >> 8)) >> 8; }
 
 struct Patch {
-  int width, height, feather;
+  const uint8_t* colour;
+  const float* blend;
+  const float* window;  // (side,)
+  float scale, x0, y0;
+  int side;
 };
 
-// In 255ths; i, j within the patch. The centre of the border pixel lies half a pixel inside.
-__device__ __forceinline__ unsigned weight(const VvCompositeSlot& s, const Patch& p, int i, int j) {
-  const int right = p.width - 1 - j, below = p.height - 1 - i;
-  const int across = j < right ? j : right, down = i < below ? i : below, d = across < down ? across : down;
-  const unsigned m = s.blend[static_cast<long>(i) * p.width + j];
-  if (d >= p.feather) return m;
-  return div255(m * static_cast<unsigned>((255 * (2 * d + 1) + p.feather) / (2 * p.feather)));
+// A position along one axis: the pixel before it and the share of the next in 1/256.
+struct Place {
+  int low, high;
+  unsigned share;
+  bool inside;
+};
+
+__device__ __forceinline__ Place place(const Patch& p, int pixel, float origin) {
+  const float u = p.scale * (static_cast<float>(pixel) + 0.5f) + origin;
+  Place out;
+  out.inside = u >= 0.f && u <= static_cast<float>(p.side);
+  const int q = out.inside ? static_cast<int>(floorf(u * 256.f - 127.5f)) : 0;
+  const int i = q >> 8;
+  out.share = static_cast<unsigned>(q & 255);
+  out.low = i < 0 ? 0 : i;
+  out.high = i + 1 < p.side ? i + 1 : p.side - 1;
+  return out;
 }
 
-__device__ __forceinline__ bool in_patch(const VvCompositeSlot& s, const Patch& p, int x, int y) {
-  return x >= s.x && x - s.x < p.width && y >= s.y && y - s.y < p.height;
+__device__ __forceinline__ unsigned weight(const Patch& p, int row, int column) {
+  const float m = p.blend[row * p.side + column];
+  const float kept = m > 0.f ? (m < 1.f ? m : 1.f) : 0.f;  // nothing where it is not a number
+  return static_cast<unsigned>(kept * (255.f * (p.window[row] * p.window[column])) + 0.5f);
+}
+
+__device__ __forceinline__ unsigned lerp(unsigned t00, unsigned t01, unsigned t10, unsigned t11, unsigned fx, unsigned fy) {
+  const unsigned l = t00 * (256u - fy) + t10 * fy, r = t01 * (256u - fy) + t11 * fy;
+  return (l * (256u - fx) + r * fx + (1u << 15)) >> 16;
+}
+
+// What the square puts at a pixel: weight 0 where nothing.
+__device__ __forceinline__ unsigned fetch(const Patch& p, const Place& row, const Place& column, unsigned (&rgb)[3]) {
+  const unsigned w = lerp(weight(p, row.low, column.low), weight(p, row.low, column.high), weight(p, row.high, column.low),
+                          weight(p, row.high, column.high), column.share, row.share);
+  if (w == 0) return 0;
+  const uint8_t *top = p.colour + 3 * row.low * p.side, *bottom = p.colour + 3 * row.high * p.side;
+#pragma unroll
+  for (int c = 0; c < 3; ++c)
+    rgb[c] = lerp(top[3 * column.low + c], top[3 * column.high + c], bottom[3 * column.low + c],
+                  bottom[3 * column.high + c], column.share, row.share);
+  return w;
 }
 
 __device__ __forceinline__ unsigned mixed(unsigned base, unsigned patch, unsigned w) {
@@ -45,36 +80,37 @@ __device__ __forceinline__ unsigned mixed(unsigned base, unsigned patch, unsigne
 }
 
 // Sixteen pixels of row y from x on.
-__device__ __forceinline__ void paste16(const VvCompositeSlot& s, const Patch& p, int x, int y, unsigned (&words)[12]) {
-  if (y < s.y || y - s.y >= p.height || x + 16 <= s.x || x - s.x >= p.width) return;
+__device__ __forceinline__ void paste16(const Patch& p, int x, int y, unsigned (&words)[12]) {
+  const Place row = place(p, y, p.y0);
+  if (!row.inside) return;
 #pragma unroll
   for (int k = 0; k < 16; ++k) {
-    if (!in_patch(s, p, x + k, y)) continue;
-    const int i = y - s.y, j = x + k - s.x;
-    const unsigned w = weight(s, p, i, j);
+    const Place column = place(p, x + k, p.x0);
+    unsigned rgb[3];
+    const unsigned w = column.inside ? fetch(p, row, column, rgb) : 0u;
     if (w == 0) continue;
-    const uint8_t* q = s.patch + 3 * (static_cast<long>(i) * p.width + j);
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
       const int at = 3 * k + c, shift = 8 * (at & 3);
       const unsigned old = words[at >> 2];
-      words[at >> 2] = (old & ~(255u << shift)) | mixed((old >> shift) & 255u, q[c], w) << shift;
+      words[at >> 2] = (old & ~(255u << shift)) | mixed((old >> shift) & 255u, rgb[c], w) << shift;
     }
   }
 }
 
 // One pixel.
-__device__ __forceinline__ void paste1(const VvCompositeSlot& s, const Patch& p, int x, int y, uint8_t* rgb) {
-  if (!in_patch(s, p, x, y)) return;
-  const int i = y - s.y, j = x - s.x;
-  const unsigned w = weight(s, p, i, j);
-  const uint8_t* q = s.patch + 3 * (static_cast<long>(i) * p.width + j);
-  for (int c = 0; c < 3; ++c) rgb[c] = static_cast<uint8_t>(mixed(rgb[c], q[c], w));
+__device__ __forceinline__ void paste1(const Patch& p, int x, int y, uint8_t* pixel) {
+  const Place row = place(p, y, p.y0), column = place(p, x, p.x0);
+  if (!row.inside || !column.inside) return;
+  unsigned rgb[3];
+  const unsigned w = fetch(p, row, column, rgb);
+  if (w == 0) return;
+  for (int c = 0; c < 3; ++c) pixel[c] = static_cast<uint8_t>(mixed(pixel[c], rgb[c], w));
 }
 
 template <bool kNv12>
-__global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, const uint8_t* mask, int width, int height,
-                                                 Patch patch, bool wide) {
+__global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, const uint8_t* mask, const float* window,
+                                                 int side, int width, int height, bool wide) {
   if (mask && !mask[blockIdx.z]) return;
   const VvCompositeSlot& s = slots[blockIdx.z];
   const int x = 16 * (blockIdx.x * blockDim.x + threadIdx.x), y = 2 * (blockIdx.y * blockDim.y + threadIdx.y);
@@ -83,12 +119,16 @@ __global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, c
   const uint8_t* in0 = s.rgb + 3 * (static_cast<long>(y) * width + x);
   const uint8_t* in1 = in0 + 3L * width;
   const YuvPicture<kNv12> picture = {s.out, width, area};
+  const Patch patch = {s.colour, s.blend, window, s.placement[0], s.placement[1], s.placement[2], side};
+  const bool pasted = patch.scale > 0.f;
   if (wide) {
     unsigned a[12], b[12];
     load48(in0, a);
     load48(in1, b);
-    paste16(s, patch, x, y, a);
-    paste16(s, patch, x, y + 1, b);
+    if (pasted) {
+      paste16(patch, x, y, a);
+      paste16(patch, x, y + 1, b);
+    }
     picture.store16(x, y, a, b);
     return;
   }
@@ -99,9 +139,9 @@ __global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, c
       top[k] = in0[3 * i + k];
       bottom[k] = in1[3 * i + k];
     }
-    for (int k = 0; k < 2; ++k) {
-      paste1(s, patch, x + i + k, y, top + 3 * k);
-      paste1(s, patch, x + i + k, y + 1, bottom + 3 * k);
+    for (int k = 0; pasted && k < 2; ++k) {
+      paste1(patch, x + i + k, y, top + 3 * k);
+      paste1(patch, x + i + k, y + 1, bottom + 3 * k);
     }
     picture.store2(x + i, y, top, bottom);
   }
@@ -109,19 +149,16 @@ __global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, c
 
 }  // namespace
 
-// Frame width x height (even), patch and blend patch_width x patch_height; feather in pixels, 0 = a hard border.
+// Frame width x height (even), squares of side x side, window (side,) on the device: the feather along one side.
 // Returns a cudaError_t; 1 (invalid value) for sizes that make no sense.
-VV_CUDA_API int vvc_composite(const VvCompositeSlot* slots, const uint8_t* mask, int n_slots, int width, int height,
-                              int patch_width, int patch_height, int feather, int nv12, cudaStream_t stream) {
-  if (width < 2 || height < 2 || width % 2 || height % 2 || patch_width < 0 || patch_height < 0 || feather < 0 ||
-      feather > 8192)
-    return 1;
+VV_CUDA_API int vvc_composite(const VvCompositeSlot* slots, const uint8_t* mask, const float* window, int n_slots, int side,
+                              int width, int height, int nv12, cudaStream_t stream) {
+  if (width < 2 || height < 2 || width % 2 || height % 2 || side < 1 || side > 8192) return 1;
   const dim3 block(32, 8), grid((width + 511) / 512, (height + 15) / 16, n_slots);
-  const Patch patch = {patch_width, patch_height, feather};
   const bool wide = width % 16 == 0;
   if (nv12)
-    VV_LAUNCH(composite<true>, grid, block, stream, slots, mask, width, height, patch, wide);
+    VV_LAUNCH(composite<true>, grid, block, stream, slots, mask, window, side, width, height, wide);
   else
-    VV_LAUNCH(composite<false>, grid, block, stream, slots, mask, width, height, patch, wide);
+    VV_LAUNCH(composite<false>, grid, block, stream, slots, mask, window, side, width, height, wide);
   return cudaGetLastError();
 }

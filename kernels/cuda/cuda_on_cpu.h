@@ -7,6 +7,8 @@
 #pragma once
 #if !defined(__CUDACC__)
 
+#undef _FORTIFY_SOURCE  // its longjmp refuses to go from stack to stack
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -52,8 +54,17 @@ namespace cuda_on_cpu {
 
 enum class Wait { kReady, kBlock, kWarp, kDone };
 
+// swapcontext asks the kernel at every switch; the sanitizer wants it so. Else fibers, once started, are switched by jumps.
+#if !defined(__SANITIZE_ADDRESS__)
+#define VV_JUMPS 1
+#endif
+
 struct Fiber {
   ucontext_t context;
+#if defined(VV_JUMPS)
+  jmp_buf here;
+  bool started = false;
+#endif
   std::unique_ptr<char[]> stack;
   Wait wait;
   int line;
@@ -64,6 +75,9 @@ struct Fiber {
 struct State {
   std::vector<Fiber> fibers;
   ucontext_t scheduler;
+#if defined(VV_JUMPS)
+  jmp_buf here;
+#endif
   Fiber* current = nullptr;
   std::function<void()> body;
   std::mt19937 random{0};
@@ -94,7 +108,11 @@ inline void yield(Wait wait, int line) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(wait == Wait::kDone ? nullptr : &f->fake_stack, s.stack_bottom, s.stack_size);
 #endif
+#if defined(VV_JUMPS)
+  if (!_setjmp(f->here)) _longjmp(s.here, 1);
+#else
   swapcontext(&f->context, &s.scheduler);
+#endif
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(f->fake_stack, nullptr, nullptr);
 #endif
@@ -105,8 +123,15 @@ inline void enter() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &s.stack_bottom, &s.stack_size);
 #endif
+#if defined(VV_JUMPS)
+  for (;;) {  // the same fiber serves one block after the other
+    s.body();
+    yield(Wait::kDone, 0);
+  }
+#else
   s.body();
   yield(Wait::kDone, 0);
+#endif
 }
 
 inline void resume(Fiber& f) {
@@ -115,7 +140,15 @@ inline void resume(Fiber& f) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&s.fake_stack, f.stack.get(), kStack);
 #endif
+#if defined(VV_JUMPS)
+  if (!_setjmp(s.here)) {
+    if (f.started) _longjmp(f.here, 1);
+    f.started = true;
+    setcontext(&f.context);
+  }
+#else
   swapcontext(&s.scheduler, &f.context);
+#endif
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(s.fake_stack, nullptr, nullptr);
 #endif
@@ -157,6 +190,9 @@ inline void run_block() {
         f.thread = {x, y, z};
         f.wait = Wait::kReady;
         if (!f.stack) f.stack.reset(new char[kStack]);
+#if defined(VV_JUMPS)
+        if (f.started) continue;
+#endif
         getcontext(&f.context);
         f.context.uc_stack.ss_sp = f.stack.get();
         f.context.uc_stack.ss_size = kStack;

@@ -373,6 +373,24 @@ VV_API void vv_blend(uint8_t* base, long base_stride, const uint8_t* patch, cons
   active.load()->blend(base, base_stride, patch, mask, width, height);
 }
 
+// Pastes a square into the frame (out null), or gives the result as I420 and leaves the frame. 0, or -1 when memory is out.
+VV_API int vv_composite(uint8_t* rgb, int width, int height, const uint8_t* colour, const float* mask, const float* window,
+                        int side, float scale, float x0, float y0, uint8_t* out) {
+  try {
+    const size_t pixels = static_cast<size_t>(width) + height, n = side;
+    std::vector<int32_t> low(pixels);
+    std::vector<uint16_t> shares(2 * pixels + 4 * n);
+    std::vector<uint8_t> bytes(4 * n * n + n + 6 * static_cast<size_t>(width));
+    PasteScratch scratch{{0, 0, low.data(), shares.data(), shares.data() + pixels},
+                         {0, 0, low.data() + width, shares.data() + width, shares.data() + pixels + width},
+                         bytes.data(), bytes.data() + 4 * n * n, bytes.data() + 4 * n * n + n, shares.data() + 2 * pixels};
+    active.load()->composite(rgb, width, height, colour, mask, window, side, scale, x0, y0, out, scratch);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return -1;
+  }
+}
+
 // 0, or 1 for a kind that is not there or arrays that it needs and were not given: as vvc_sampler_step.
 VV_API int vv_sampler_step(const SamplerStep* s, int slots, long n) {
   if (n < 1 || s->kind < 0 || s->kind > 3 || !s->x || (s->kind && !s->velocity) || (s->kind >= 2 && !s->kept) ||

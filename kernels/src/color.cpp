@@ -1,7 +1,8 @@
 // RGB -> I420 (BT.601, limited range: what WebRTC encoders take) and the blend of a patch into a picture.
 //
 // rgb_to_i420: Y a pixel, U and V from the sum of 2x2 pixels, Q15 coefficients, rounded once. 3 B read and 1.5 B written a
-// pixel. blend: base += (patch - base) * mask / 255, rounded.
+// pixel. blend: base += (patch - base) * mask / 255, rounded. paste: a square picture by scale and offset into a frame, as
+// cuda/composite.cu has it; fused with the conversion, a pair of rows passes through the cache once.
 #include "kernels.h"
 #include "simd.h"
 
@@ -74,29 +75,31 @@ VV_INLINE uint8_t luma(const uint8_t* p) {
   return static_cast<uint8_t>((kYr * p[0] + kYg * p[1] + kYb * p[2] + kYBias) >> 15);
 }
 
+// Two rows.
+void i420_rows(const uint8_t* r0, const uint8_t* r1, int width, uint8_t* y0, uint8_t* y1, uint8_t* u, uint8_t* v) {
+  int x = 0;
+#if defined(__AVX2__)
+  for (; x + 16 <= width; x += 16) block(r0 + 3 * x, r1 + 3 * x, y0 + x, y1 + x, u + x / 2, v + x / 2);
+#endif
+  for (; x < width; x += 2) {
+    const uint8_t *a = r0 + 3 * x, *b = r1 + 3 * x;
+    y0[x] = luma(a);
+    y0[x + 1] = luma(a + 3);
+    y1[x] = luma(b);
+    y1[x + 1] = luma(b + 3);
+    const int red = a[0] + a[3] + b[0] + b[3], green = a[1] + a[4] + b[1] + b[4], blue = a[2] + a[5] + b[2] + b[5];
+    u[x / 2] = static_cast<uint8_t>((kUr * red + kUg * green + kUb * blue + kChromaBias) >> 17);
+    v[x / 2] = static_cast<uint8_t>((kVr * red + kVg * green + kVb * blue + kChromaBias) >> 17);
+  }
+}
+
 void rgb_to_i420(const uint8_t* rgb, int width, int height, uint8_t* out) {
   const long stride = 3L * width;
   uint8_t* u = out + static_cast<long>(width) * height;
   uint8_t* v = u + static_cast<long>(width / 2) * (height / 2);
-  for (int y = 0; y < height; y += 2) {
-    const uint8_t *r0 = rgb + y * stride, *r1 = r0 + stride;
-    uint8_t *y0 = out + static_cast<long>(y) * width, *y1 = y0 + width;
-    int x = 0;
-#if defined(__AVX2__)
-    for (; x + 16 <= width; x += 16) block(r0 + 3 * x, r1 + 3 * x, y0 + x, y1 + x, u + x / 2, v + x / 2);
-#endif
-    for (; x < width; x += 2) {
-      const uint8_t *a = r0 + 3 * x, *b = r1 + 3 * x;
-      y0[x] = luma(a);
-      y0[x + 1] = luma(a + 3);
-      y1[x] = luma(b);
-      y1[x + 1] = luma(b + 3);
-      const int red = a[0] + a[3] + b[0] + b[3], green = a[1] + a[4] + b[1] + b[4], blue = a[2] + a[5] + b[2] + b[5];
-      u[x / 2] = static_cast<uint8_t>((kUr * red + kUg * green + kUb * blue + kChromaBias) >> 17);
-      v[x / 2] = static_cast<uint8_t>((kVr * red + kVg * green + kVb * blue + kChromaBias) >> 17);
-    }
-    u += width / 2;
-    v += width / 2;
+  for (int y = 0; y < height; y += 2, u += width / 2, v += width / 2) {
+    uint8_t* to = out + static_cast<long>(y) * width;
+    i420_rows(rgb + y * stride, rgb + (y + 1) * stride, width, to, to + width, u, v);
   }
 }
 
@@ -109,11 +112,142 @@ void blend(uint8_t* base, long base_stride, const uint8_t* patch, const uint8_t*
     }
 }
 
+// Where the pixels of one axis of the frame lie in the square: see composite.cu.
+void place(int pixels, float scale, float origin, int side, PasteAxis& axis) {
+  axis.from = pixels;
+  axis.to = 0;
+  int n = 0;
+  for (int k = 0; k < pixels; ++k) {
+    const float u = scale * (static_cast<float>(k) + 0.5f) + origin;
+    if (!(u >= 0.f && u <= static_cast<float>(side))) continue;
+    if (axis.from > k) axis.from = k;
+    axis.to = k + 1;
+    const int q = static_cast<int>(__builtin_floorf(u * 256.f - 127.5f)), i = q >> 8;
+    const int low = i < 0 ? 0 : i, high = i + 1 < side ? i + 1 : side - 1;
+    axis.low[n] = low;
+    axis.step[n] = static_cast<uint16_t>(high - low);
+    axis.share[n++] = static_cast<uint16_t>(q & 255);
+  }
+}
+
+// A row of the square between two rows, in 1/256: four channels of 16 bits a pixel.
+VV_INLINE void between_rows(const uint8_t* top, const uint8_t* bottom, unsigned share, int n, uint16_t* out) {
+  const uint16_t f = static_cast<uint16_t>(share), g = static_cast<uint16_t>(256 - share);
+  for (int i = 0; i < n; ++i) out[i] = static_cast<uint16_t>(top[i] * g + bottom[i] * f);
+}
+
+// The square's pixels over those of a row, from axis.from on.
+VV_INLINE void paste_row(const PasteAxis& axis, const uint16_t* square, uint8_t* rgb) {
+  const int n = axis.to - axis.from;
+  int k = 0;
+#if defined(__AVX2__)
+  // Two pixels at a time, a half each, 32 bits a channel. Eight bytes are read and written where six are meant.
+  const __m256i half = _mm256_set1_epi32(1 << 15), full = _mm256_set1_epi32(255), bias = _mm256_set1_epi32(128);
+  const __m256i spread = _mm256_setr_epi8(0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, -1, -1, -1, -1,  //
+                                          3, -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i join = _mm256_setr_epi8(0, 4, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+                                        -1, -1, -1, 0, 4, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  for (; k + 3 <= n; k += 2) {
+    const uint16_t *l0 = square + 4L * axis.low[k], *l1 = square + 4L * axis.low[k + 1];
+    const auto two = [](const uint16_t* p, const uint16_t* q) __attribute__((always_inline)) {
+      const __m128i a = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+      const __m128i b = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(q));
+      return _mm256_cvtepu16_epi32(_mm_unpacklo_epi64(a, b));
+    };
+    const __m256i l = two(l0, l1), r = two(l0 + 4 * axis.step[k], l1 + 4 * axis.step[k + 1]);
+    const __m256i f = _mm256_inserti128_si256(_mm256_set1_epi32(axis.share[k]), _mm_set1_epi32(axis.share[k + 1]), 1);
+    // l 256 + (r - l) f: the difference is signed, the sum is as before.
+    __m256i v = _mm256_add_epi32(_mm256_slli_epi32(l, 8), _mm256_mullo_epi32(_mm256_sub_epi32(r, l), f));
+    v = _mm256_srli_epi32(_mm256_add_epi32(v, half), 16);
+    const __m256i w = _mm256_shuffle_epi32(v, 0xFF);
+    if (_mm256_testz_si256(w, w)) continue;
+    uint8_t* o = rgb + 3L * k;
+    uint64_t base;
+    std::memcpy(&base, o, 8);
+    const __m256i old = _mm256_shuffle_epi8(_mm256_set1_epi64x(static_cast<int64_t>(base)), spread);
+    // Bytes times bytes fit the lower halves of the lanes.
+    __m256i x = _mm256_add_epi32(_mm256_mullo_epi16(v, w), _mm256_mullo_epi16(old, _mm256_sub_epi32(full, w)));
+    x = _mm256_add_epi32(x, bias);
+    x = _mm256_srli_epi32(_mm256_add_epi32(x, _mm256_srli_epi32(x, 8)), 8);
+    x = _mm256_shuffle_epi8(x, join);
+    const __m128i six = _mm_or_si128(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const uint64_t fresh = (static_cast<uint64_t>(_mm_cvtsi128_si64(six)) & 0xffffffffffffull) | (base & ~0xffffffffffffull);
+    std::memcpy(o, &fresh, 8);
+  }
+#endif
+  for (; k < n; ++k) {
+    const uint16_t* l = square + 4L * axis.low[k];
+    const uint16_t* r = l + 4 * axis.step[k];
+    const uint32_t f = axis.share[k], g = 256 - f;
+    uint8_t* o = rgb + 3L * k;
+    const uint32_t w = (l[3] * g + r[3] * f + (1u << 15)) >> 16;
+    if (w == 0) continue;
+    for (int c = 0; c < 3; ++c) {
+      const uint32_t v = (l[c] * g + r[c] * f + (1u << 15)) >> 16;
+      o[c] = static_cast<uint8_t>(div255(v * w + o[c] * (255u - w)));
+    }
+  }
+}
+
+// rgb (height, width, 3) is changed in place where out is null; else it stays, and out is the result in I420.
+void composite(uint8_t* rgb, int width, int height, const uint8_t* colour, const float* mask, const float* window, int side,
+               float scale, float x0, float y0, uint8_t* out, PasteScratch& scratch) {
+  PasteAxis &across = scratch.across, &down = scratch.down;
+  place(width, scale, x0, side, across);
+  place(height, scale, y0, side, down);
+  uint8_t *square = scratch.square, *wanted = scratch.wanted, *pair = scratch.pair;
+  for (int i = 0; i < side; ++i) {
+    const float* m = mask + static_cast<long>(i) * side;
+    const uint8_t* c = colour + 3L * i * side;
+    uint8_t* s = square + 4L * i * side;
+    unsigned any = 0;
+    for (int j = 0; j < side; ++j) {
+      const float kept = m[j] > 0.f ? (m[j] < 1.f ? m[j] : 1.f) : 0.f;
+      const unsigned w = static_cast<unsigned>(kept * (255.f * (window[i] * window[j])) + 0.5f);
+      s[4 * j] = c[3 * j];
+      s[4 * j + 1] = c[3 * j + 1];
+      s[4 * j + 2] = c[3 * j + 2];
+      s[4 * j + 3] = static_cast<uint8_t>(w);
+      any |= w;
+    }
+    wanted[i] = any != 0;
+  }
+  const auto paste = [&](int y, uint8_t* to) __attribute__((always_inline)) {
+    const int k = y - down.from, low = down.low[k], high = low + down.step[k];
+    between_rows(square + 4L * low * side, square + 4L * high * side, down.share[k], 4 * side, scratch.row);
+    paste_row(across, scratch.row, to + 3L * across.from);
+  };
+  const auto touched = [&](int y) {
+    return y >= down.from && y < down.to && across.from < across.to &&
+           (wanted[down.low[y - down.from]] | wanted[down.low[y - down.from] + down.step[y - down.from]]);
+  };
+  const long stride = 3L * width;
+  if (!out) {
+    for (int y = down.from; y < down.to; ++y)
+      if (touched(y)) paste(y, rgb + y * stride);
+    return;
+  }
+  uint8_t* u = out + static_cast<long>(width) * height;
+  uint8_t* v = u + static_cast<long>(width / 2) * (height / 2);
+  for (int y = 0; y < height; y += 2, u += width / 2, v += width / 2) {
+    const uint8_t* from = rgb + y * stride;
+    if (touched(y) || touched(y + 1)) {
+      std::memcpy(pair, from, static_cast<size_t>(2 * stride));
+      for (int k = 0; k < 2; ++k)
+        if (touched(y + k)) paste(y + k, pair + k * stride);
+      from = pair;
+    }
+    uint8_t* to = out + static_cast<long>(y) * width;
+    i420_rows(from, from + stride, width, to, to + width, u, v);
+  }
+}
+
 }  // namespace
 
 void fill_color(Kernels& k) {
   k.rgb_to_i420 = rgb_to_i420;
   k.blend = blend;
+  k.composite = composite;
 }
 
 }  // namespace VV_ISA

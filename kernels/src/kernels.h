@@ -70,6 +70,18 @@ struct PoseRig {
   std::vector<uint16_t> delta16;                 // (entries, 3, 16)
 };
 
+// Memory for pasting, all of it made by the caller: code of one instruction set must not share containers with another's.
+struct PasteAxis {
+  int from, to;            // pixels of the frame that lie inside the square
+  int32_t* low;            // (pixels,) the square's pixel before
+  uint16_t *share, *step;  // (pixels,) share of the next in 1/256; 1 where there is a next, 0 at the border
+};
+struct PasteScratch {
+  PasteAxis across, down;
+  uint8_t *square, *wanted, *pair;  // (side, side, 4), (side,) whether anything of a row is wanted, (2, width, 3)
+  uint16_t* row;                    // (side, 4)
+};
+
 // One step of the sampler: arrays (slots, n), seeds, frames and mask (slots,); see cuda/sampler_step.cu, which has the same.
 struct SamplerStep {
   float *x, *kept;
@@ -95,6 +107,8 @@ struct Kernels {
   void (*composite_rows)(const Job&, int y0, int y1);  // layers over the outputs; leaves the layers empty
   void (*rgb_to_i420)(const uint8_t* rgb, int width, int height, uint8_t* out);
   void (*blend)(uint8_t* base, long base_stride, const uint8_t* patch, const uint8_t* mask, int width, int height);
+  void (*composite)(uint8_t* rgb, int width, int height, const uint8_t* colour, const float* mask, const float* window,
+                    int side, float scale, float x0, float y0, uint8_t* out, PasteScratch&);
   void (*pose)(const PoseRig&, const float* coefficients, const float* joints, const float* camera, float* out,
                float* camera_space);
   void (*sampler_step)(const SamplerStep&, int slots, long n);

@@ -91,9 +91,22 @@ def check_sampler_step(cuda: ctypes.CDLL) -> None:
 
 
 def check_composite(cuda: ctypes.CDLL) -> None:
-    for seed in range(8):
-        steps.check_composite(cuda, seed, 2, (48, 46)[seed % 2], (20, 14)[seed // 4])
+    for seed in range(9):
+        steps.check_composite(cuda, seed, 2, (48, 46, 544)[seed % 3], (20, 14)[seed // 5])
     steps.test_composite_refuses_odd_frames(cuda)
+
+
+def check_face_crop(cuda: ctypes.CDLL) -> None:
+    for seed in range(4):
+        steps.check_face_crop(cuda, seed)
+    steps.test_face_crop_refuses_other_sides(cuda)
+
+
+def check_commit(cuda: ctypes.CDLL) -> None:
+    for seed in range(3):
+        steps.check_commit(cuda, seed, 3, [(2, 12), (1, 7), (3, 4)])
+    steps.test_commit_of_rows_longer_than_a_block(cuda)
+    steps.test_commit_refuses_nothing_at_all(cuda)
 
 
 CHECKS: dict[str, Check] = {
@@ -104,6 +117,8 @@ CHECKS: dict[str, Check] = {
     "kv_ring.cu": check_kv_ring,
     "sampler_step.cu": check_sampler_step,
     "composite.cu": check_composite,
+    "face_crop.cu": check_face_crop,
+    "commit.cu": check_commit,
 }
 
 CHANGES: dict[str, list[tuple[str, str, str]]] = {
@@ -223,18 +238,53 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
     ],
     "composite.cu": [
         ("mask upside down", "mask && !mask[blockIdx.z]", "mask && mask[blockIdx.z]"),
-        ("patch a column wide", "x - s.x < p.width && y", "x - s.x <= p.width && y"),
-        ("patch a row short", "y - s.y < p.height;", "y - s.y < p.height - 1;"),
-        ("patch begins a row late", "y >= s.y &&", "y > s.y &&"),
-        ("blocks on the left edge skipped", "x + 16 <= s.x", "x <= s.x"),
-        ("feather upside down", "(255 * (2 * d + 1) + p.feather)", "(255 * (2 * (p.feather - d) - 1) + p.feather)"),
-        ("feather of one side", "const int across = j < right ? j : right", "const int across = j"),
+        ("square a pixel wide", "u <= static_cast<float>(p.side)", "u <= static_cast<float>(p.side + 1)"),
+        ("square begins late", "u >= 0.f &&", "u >= 1.f &&"),
+        ("half a pixel off", "u * 256.f - 127.5f", "u * 256.f"),
+        ("no rounding of places", "u * 256.f - 127.5f", "u * 256.f - 128.f"),
+        ("before the first pixel", "out.low = i < 0 ? 0 : i;", "out.low = i;"),
+        ("after the last pixel", "i + 1 < p.side ? i + 1 : p.side - 1", "i + 1"),
+        ("feather of one side", "p.window[row] * p.window[column]", "p.window[row] * p.window[row]"),
+        ("mask above 1", "(m < 1.f ? m : 1.f)", "m"),
+        ("weights cut", "+ 0.5f);", ");"),
+        ("shares swapped", "(l * (256u - fx) + r * fx + (1u << 15)) >> 16", "(r * (256u - fx) + l * fx + (1u << 15)) >> 16"),
+        ("rows swapped", "t00 * (256u - fy) + t10 * fy", "t10 * (256u - fy) + t00 * fy"),
+        ("one row twice", "*bottom = p.colour + 3 * row.high * p.side", "*bottom = p.colour + 3 * row.low * p.side"),
         ("blend the wrong way", "patch * w + base * (255u - w)", "base * w + patch * (255u - w)"),
         ("no rounding", "x += 128; return (x + (x >> 8)) >> 8;", "return (x + (x >> 8)) >> 8;"),
-        ("second row not pasted", "    paste16(s, patch, x, y + 1, b);\n", ""),
-        ("a pixel's channels mixed", "mixed((old >> shift) & 255u, q[c], w)", "mixed((old >> shift) & 255u, q[2 - c], w)"),
+        ("second row not pasted", "      paste16(patch, x, y + 1, b);\n", ""),
+        ("a pixel's channels mixed", "mixed((old >> shift) & 255u, rgb[c], w)", "mixed((old >> shift) & 255u, rgb[2 - c], w)"),
         ("neighbour's byte kept", "(old & ~(255u << shift))", "old"),
-        ("second row not pasted (scalar)", "      paste1(s, patch, x + i + k, y + 1, bottom + 3 * k);\n", ""),
+        ("second row not pasted (scalar)", "      paste1(patch, x + i + k, y + 1, bottom + 3 * k);\n", ""),
+        ("pasted without a scale", "patch.scale > 0.f", "patch.scale >= 0.f"),
+    ],
+    "face_crop.cu": [
+        ("mask upside down", "k.mask && !k.mask[slot]", "k.mask && k.mask[slot]"),
+        ("rows averaged short", "y < y0 + p.by", "y < y0 + (p.by + 1) / 2"),
+        ("average cut", "(sum[c] + n / 2) / n", "sum[c] / n"),
+        ("corner forgotten", "x - static_cast<float>(p.left)", "x"),
+        ("half a pixel off", "* 256.f - 127.5f", "* 256.f"),
+        ("past the last column", "within((qx >> 8) + 1, p.columns)", "((qx >> 8) + 1)"),
+        ("shares swapped", "l * (256u - fx) + r * fx", "r * (256u - fx) + l * fx"),
+        ("label of the pixel after", "floorf(t < -1.f ? -1.f : t < 16384.f ? t : 16384.f))", "floorf(t < -1.f ? -1.f : t < 16384.f ? t : 16384.f) + 1.f)"),
+        ("background has a position", "label ? quantised", "true ? quantised"),
+        ("one channel's factor", "k.factor[c], k.offset[c]", "k.factor[c], k.offset[c] + c"),
+        ("position wraps", "(q < 255.f ? q : 255.f)", "(q < 256.f ? q : 512.f - q)"),
+        ("history at every frame", "if (k.fresh[slot])", "if (true)"),
+        ("history of slot 0", "(3 * slot + c) * square", "c * square"),
+        ("pieces one apart", "rest_row[tid - kWide]", "rest_row[tid - kWide + (tid > kWide)]"),
+        ("slots overlap", "const long first = slot * square", "const long first = slot"),
+        ("any side", "k.side % kThreads ||", ""),
+    ],
+    "commit.cu": [
+        ("mask upside down", "mask && !mask[slot]", "mask && mask[slot]"),
+        ("last word left out", "i < words;", "i < words - 1;"),
+        ("one word too many", "i < words;", "i <= words;"),
+        ("outer axis once", "o < t.outer", "o < 1"),
+        ("slots and outer swapped", "static_cast<long>(o) * slots + slot", "static_cast<long>(slot) * t.outer + o"),
+        ("wide where rows are not", "t.row_bytes % 16 == 0", "t.row_bytes % 4 == 0"),
+        ("first tensor for all", "tensors[blockIdx.z]", "tensors[0]"),
+        ("every thread the same words", "i = blockIdx.x * kThreads + threadIdx.x;", "i = threadIdx.x & 31;"),
     ],
 }  # fmt: skip
 """Source -> (what is wrong, text, text instead). Headers are checked through the sources that include them."""

@@ -92,3 +92,65 @@ def test_wrong_input_is_one_clear_error() -> None:
         kernels.blend(base[:, ::2], patch[:2, :2], mask[:2, :2], 0, 0)
     with pytest.raises(ValueError, match="mask: expected shape"):
         kernels.blend(base, patch, mask[:2], 0, 0)
+
+
+def pasted(frame, colour, mask, window, placement):
+    """The same in numpy, in whole numbers where the kernel has them."""
+    f = np.float32
+    side = len(colour)
+    weight = (np.clip(np.nan_to_num(mask), 0, 1) * (f(255) * np.outer(window, window)) + f(0.5)).astype(int)
+    square = np.concatenate([colour, weight[..., None]], 2).astype(int)
+    axes = []
+    for n, origin in ((frame.shape[0], placement[2]), (frame.shape[1], placement[1])):
+        u = f(placement[0]) * (np.arange(n, dtype=f) + f(0.5)) + f(origin)
+        q = np.floor(u * f(256) - f(127.5)).astype(int)
+        low, high = np.clip(q >> 8, 0, side - 1), np.clip((q >> 8) + 1, 0, side - 1)
+        axes.append((np.where(q >> 8 < 0, 0, low), high, q & 255, (u >= 0) & (u <= side)))
+    (r0, r1, fy, in_y), (c0, c1, fx, in_x) = axes
+    fy, fx = fy[:, None, None], fx[None, :, None]
+    left = square[r0][:, c0] * (256 - fy) + square[r1][:, c0] * fy
+    right = square[r0][:, c1] * (256 - fy) + square[r1][:, c1] * fy
+    over = (left * (256 - fx) + right * fx + 32768) >> 16
+    w = over[..., 3:] * (in_y[:, None] & in_x[None, :])[..., None]
+    mixed = over[..., :3] * w + frame.astype(int) * (255 - w)
+    return ((2 * mixed + 255) // 510).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_paste_and_composite(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    width, height, side = 2 * int(rng.integers(1, 40)), 2 * int(rng.integers(1, 30)), int(rng.integers(1, 30))
+    frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    colour = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    mask = rng.uniform(-0.5, 1.5, (side, side)).astype(np.float32)
+    mask[0, 0] = np.nan
+    window = rng.random(side).astype(np.float32)
+    scale = float(rng.choice([0.3, 1.0, 2.2]))
+    x0, y0 = (side / 2 - scale * float(rng.uniform(-3, n + 3)) for n in (width, height))
+    placement = tuple(float(np.float32(x)) for x in (scale, x0, y0))
+    wanted = pasted(frame, colour, mask, window, placement)
+    for isa in kernels.available_isas():
+        kernels.use_isa(isa)
+        try:
+            got = frame.copy()
+            kernels.paste(got, colour, mask, window, placement)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(got, wanted)
+            kept = frame.copy()
+            fused = kernels.composite(kept, colour, mask, window, placement)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(kept, frame)
+            np.testing.assert_array_equal(fused, kernels.rgb_to_i420(wanted))
+        finally:
+            kernels.use_isa()
+
+
+def test_squares_that_make_no_sense_are_refused() -> None:
+    frame, colour = np.zeros((4, 4, 3), np.uint8), np.zeros((3, 3, 3), np.uint8)
+    mask, window = np.zeros((3, 3), np.float32), np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="scale > 0"):
+        kernels.paste(frame, colour, mask, window, (0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="mask: expected shape"):
+        kernels.paste(frame, colour, mask[:2], window, (1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="even sides"):
+        kernels.composite(frame[:3], colour, mask, window, (1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="frame: must be C-contiguous"):
+        kernels.paste(np.zeros((4, 8, 3), np.uint8)[:, ::2], colour, mask, window, (1.0, 0.0, 0.0))

@@ -1,9 +1,10 @@
-"""kv_ring.cu, sampler_step.cu and composite.cu, run on the CPU in shuffled thread orders, against numpy."""
+"""kv_ring.cu, sampler_step.cu, composite.cu, face_crop.cu and commit.cu, run on the CPU in shuffled thread orders."""
 
 from __future__ import annotations
 
 import ctypes
 
+import cv2
 import numpy as np
 import sampler_reference as sampler
 from cuda_build import SEEDS, aligned, on_device, pointer
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from visavis import kernels
-from visavis.kernels.library import lib
+from visavis.engine.runtime.gpu.face import crop_place
+from visavis.engine.video.crop import CropTransform
+from visavis.engine.video.crop import crop as product_crop
 
 several = settings(max_examples=15, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -222,48 +225,24 @@ def test_the_sampler_refuses_steps_without_their_arrays(cuda: ctypes.CDLL) -> No
 
 
 class CompositeSlot(ctypes.Structure):
-    _fields_ = [
-        *((n, ctypes.c_void_p) for n in ("rgb", "patch", "blend", "out")),
-        *((n, ctypes.c_int) for n in ("x", "y")),
-    ]
-
-
-def feathered(blend: NDArray[np.uint8], feather: int) -> NDArray[np.uint8]:
-    h, w = blend.shape
-    i, j = np.mgrid[0:h, 0:w]
-    d = np.minimum(np.minimum(i, h - 1 - i), np.minimum(j, w - 1 - j))
-    ramp = np.where(d >= feather, 255, (255 * (2 * d + 1) + feather) // max(1, 2 * feather))
-    return ((2 * blend.astype(int) * ramp + 255) // 510).astype(np.uint8)
-
-
-def composite(
-    rgb: NDArray[np.uint8], patch: NDArray[np.uint8], weight: NDArray[np.uint8], x: int, y: int
-) -> NDArray[np.uint8]:
-    """The CPU library's blend, of the part of the patch that lies in the frame, and its I420."""
-    out = rgb.copy()
-    height, width = rgb.shape[:2]
-    x0, y0 = max(0, x), max(0, y)
-    x1, y1 = min(width, x + patch.shape[1]), min(height, y + patch.shape[0])
-    if x0 < x1 and y0 < y1:
-        part = np.ascontiguousarray(patch[y0 - y : y1 - y, x0 - x : x1 - x])
-        mask = np.ascontiguousarray(weight[y0 - y : y1 - y, x0 - x : x1 - x])
-        corner = out[y0:, x0:]
-        lib.vv_blend(corner.ctypes.data, 3 * width, part.ctypes.data, mask.ctypes.data, x1 - x0, y1 - y0)
-    return kernels.rgb_to_i420(out).ravel()
+    _fields_ = [(n, ctypes.c_void_p) for n in ("rgb", "colour", "blend", "placement", "out")]
 
 
 def check_composite(cuda: ctypes.CDLL, seed: int, slots: int, width: int, height: int) -> None:
+    """The bits of the CPU library's paste and conversion, wherever the square lies."""
     rng = np.random.default_rng(seed)
-    pw, ph = int(rng.integers(0, width + 4)), int(rng.integers(0, height + 4))
-    feather = int(rng.choice([0, 1, 2, 5, 9]))
+    side = int(rng.integers(1, 40))
+    window = rng.choice([0, 0.3, 1], side).astype(np.float32)
     mask = rng.integers(0, 2, slots, dtype=np.uint8) if rng.random() < 0.5 else None
-    rgb, patch = (
-        rng.integers(0, 256, (slots, h, w, 3), dtype=np.uint8) for h, w in ((height, width), (ph, pw))
-    )
-    blend = rng.choice([0, 1, 128, 254, 255], (slots, ph, pw)).astype(np.uint8)
-    places = [
-        (int(rng.integers(-pw - 1, width + 2)), int(rng.integers(-ph - 1, height + 2))) for _ in range(slots)
-    ]
+    rgb = rng.integers(0, 256, (slots, height, width, 3), dtype=np.uint8)
+    colour = rng.integers(0, 256, (slots, side, side, 3), dtype=np.uint8)
+    blend = rng.uniform(-0.3, 1.3, (slots, side, side)).astype(np.float32)
+    blend[:, 0, 0] = np.nan
+    places = np.empty((slots, 3), np.float32)
+    places[:, 0] = rng.choice([0.0, 0.4, 1.0, 2.3], slots, p=[0.1, 0.3, 0.3, 0.3])
+    places[:, 1:] = rng.uniform(-1.5, 0.5, (slots, 2)) * places[:, :1] * (width, height) + side / 2
+    if seed % 3 == 0:
+        places[:, 1:] = np.round(places[:, 1:])
     area = width * height
     for order in SEEDS:
         cuda.cuda_on_cpu_seed(order)
@@ -271,44 +250,212 @@ def check_composite(cuda: ctypes.CDLL, seed: int, slots: int, width: int, height
             out = [aligned((area * 3 // 2 + 16,)) for _ in range(slots)]
             for o in out:
                 o[:] = GUARD
-            memory = [[on_device(a[s]) for a in (rgb, patch, blend)] for s in range(slots)]
+            memory = [[on_device(a[s]) for a in (rgb, colour, blend, places)] for s in range(slots)]
             table = (CompositeSlot * slots)(
-                *(
-                    CompositeSlot(*(a.ctypes.data for a in (*memory[s], out[s])), *places[s])
-                    for s in range(slots)
-                )
+                *(CompositeSlot(*(a.ctypes.data for a in (*memory[s], out[s]))) for s in range(slots))
             )
-            code = cuda.vvc_composite(table, pointer(mask), slots, width, height, pw, ph, feather, nv12, None)
+            code = cuda.vvc_composite(
+                table, pointer(mask), pointer(window), slots, side, width, height, nv12, None
+            )
             assert code == 0
             for s in range(slots):
                 assert (out[s][-16:] == GUARD).all()
                 if mask is not None and not mask[s]:
                     assert (out[s] == GUARD).all()
                     continue
-                wanted = composite(rgb[s], patch[s], feathered(blend[s], feather), *places[s])
+                if places[s, 0] > 0:
+                    placement = (float(places[s, 0]), float(places[s, 1]), float(places[s, 2]))
+                    wanted = kernels.composite(rgb[s], colour[s], blend[s], window, placement).ravel()
+                else:
+                    wanted = kernels.rgb_to_i420(rgb[s]).ravel()
                 if nv12:
                     wanted[area:] = wanted[area:].reshape(2, -1).T.ravel()
                 np.testing.assert_array_equal(out[s][:-16], wanted)
 
 
 @several
-@given(seeds, st.integers(1, 2), st.integers(1, 20), st.integers(1, 20), st.booleans())
+@given(seeds, st.integers(1, 2), st.integers(1, 4), st.integers(1, 20), st.booleans())
 def test_composite(cuda: ctypes.CDLL, seed: int, slots: int, columns: int, rows: int, wide: bool) -> None:
-    check_composite(cuda, seed, slots, 16 * columns if wide else 2 * columns, 2 * rows)
-
-
-def test_a_feather_rises_from_the_border() -> None:
-    ramp = feathered(np.full((9, 9), 255, np.uint8), 3)
-    assert ramp[4].tolist() == [43, 128, 213, 255, 255, 255, 213, 128, 43]
-    assert (feathered(np.full((4, 4), 200, np.uint8), 0) == 200).all()
+    check_composite(cuda, seed, slots, 16 * columns if wide else 14 * columns, 2 * rows)
 
 
 def test_composite_refuses_odd_frames(cuda: ctypes.CDLL) -> None:
-    for width, height, pw, feather in (
-        (3, 2, 1, 0),
-        (2, 3, 1, 0),
-        (0, 2, 1, 0),
-        (2, 2, -1, 0),
-        (2, 2, 1, -1),
-    ):
-        assert cuda.vvc_composite(None, None, 1, width, height, pw, 1, feather, 0, None) == 1
+    for width, height, side in ((3, 2, 1), (2, 3, 1), (0, 2, 1), (2, 2, 0), (2, 2, 9000)):
+        assert cuda.vvc_composite(None, None, None, 1, side, width, height, 0, None) == 1
+
+
+# Face crop
+
+SIDE = 256
+
+
+class CropPlace(ctypes.Structure):
+    _fields_ = [
+        *((n, ctypes.c_float) for n in ("scale", "x0", "y0")),
+        *((n, ctypes.c_int) for n in ("by", "left", "top", "columns", "rows")),
+    ]
+
+
+class FaceCrop(ctypes.Structure):
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in ("rgb", "coverage", "labels", "position", "place", "mask", "fresh")),
+        *((n, ctypes.c_void_p) for n in ("warp", "seen", "part", "rest", "previous")),
+        *((n, ctypes.c_float * 3) for n in ("factor", "offset")),
+        *((n, ctypes.c_int) for n in ("width", "height", "side")),
+    ]
+
+
+def crop_reference(
+    rgba: NDArray[np.uint8], labels: NDArray[np.uint8], position: NDArray[np.float32], p: CropPlace
+) -> tuple[NDArray, ...]:
+    """The same in numpy: (colour and coverage, label, position in bytes), factor 50, offset 100."""
+    f = np.float32
+    piece = rgba[p.top : p.top + p.rows * p.by, p.left : p.left + p.columns * p.by].astype(np.int64)
+    mean = piece.reshape(p.rows, p.by, p.columns, p.by, 4).sum((1, 3))
+    mean = (mean + p.by**2 // 2) // p.by**2
+    at = np.arange(SIDE, dtype=f) + f(0.5)
+    x, y = (at - f(p.x0)) / f(p.scale), (at - f(p.y0)) / f(p.scale)
+    axes = []
+    for t, corner, n in ((x, p.left, p.columns), (y, p.top, p.rows)):
+        q = np.floor((t - f(corner)) / f(p.by) * f(256) - f(127.5)).astype(int)
+        axes.append((np.clip(q >> 8, 0, n - 1), np.clip((q >> 8) + 1, 0, n - 1), q & 255))
+    (c0, c1, fx), (r0, r1, fy) = axes
+    fy, fx = fy[:, None, None], fx[None, :, None]
+    left = mean[r0][:, c0] * (256 - fy) + mean[r1][:, c0] * fy
+    right = mean[r0][:, c1] * (256 - fy) + mean[r1][:, c1] * fy
+    colour = (left * (256 - fx) + right * fx + 32768) >> 16
+    i = np.clip(np.floor(y), 0, len(labels) - 1).astype(int)
+    j = np.clip(np.floor(x), 0, labels.shape[1] - 1).astype(int)
+    label = labels[i][:, j]
+    bytes_ = np.clip(position[i][:, j] * f(50) + f(100), 1, 255).astype(np.uint8)
+    return colour.astype(np.uint8), label, np.where(label[..., None] > 0, bytes_, 0)
+
+
+def check_face_crop(cuda: ctypes.CDLL, seed: int, slots: int = 2) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = int(rng.integers(8, 60)), int(rng.integers(8, 60))
+    frames = rng.integers(0, 256, (slots, height, width, 4), dtype=np.uint8)
+    labels = rng.integers(0, 4, (slots, height, width), dtype=np.uint8)
+    position = rng.uniform(-3, 4, (slots, height, width, 3)).astype(np.float32)
+    places = (CropPlace * slots)()
+    for p in places:
+        p.by = int(rng.integers(1, 4))
+        p.left, p.top = (int(rng.integers(0, n - p.by)) for n in (width, height))
+        p.columns, p.rows = (width - p.left) // p.by, (height - p.top) // p.by
+        p.scale = float(rng.choice([3.0, 7.3, 20.0]))
+        p.x0, p.y0 = (128 - p.scale * float(rng.uniform(0, n)) for n in (width, height))
+    mask = np.array([1, 0][:slots], np.uint8) if seed % 2 else None
+    fresh = np.array([0, 1][:slots], np.uint8) if seed % 4 < 2 else np.array([1, 0][:slots], np.uint8)
+    table = on_device(np.frombuffer(bytes(places), np.uint8).copy())
+    for order in SEEDS[: 1 + seed % 3]:
+        cuda.cuda_on_cpu_seed(order)
+        outs = {
+            n: aligned((slots, SIDE, SIDE, 3)[: 4 if n in ("warp", "rest") else 3])
+            for n in ("warp", "seen", "part", "rest")
+        }
+        for o in outs.values():
+            o[:] = GUARD
+        previous = np.full((slots, 3, SIDE, SIDE), GUARD, np.float32)
+        held = [on_device(frames[..., :3]), on_device(frames[..., 3]), on_device(labels), on_device(position)]
+        call = FaceCrop(
+            *(a.ctypes.data for a in held), table.ctypes.data, pointer(mask), fresh.ctypes.data,
+            *(outs[n].ctypes.data for n in ("warp", "seen", "part", "rest")), previous.ctypes.data,
+            (ctypes.c_float * 3)(50, 50, 50), (ctypes.c_float * 3)(100, 100, 100), width, height, SIDE,
+        )  # fmt: skip
+        assert cuda.vvc_face_crop(ctypes.byref(call), slots, None) == 0
+        for s in range(slots):
+            if mask is not None and not mask[s]:
+                assert all((o[s] == GUARD).all() for o in outs.values()) and (previous[s] == GUARD).all()
+                continue
+            colour, label, rest = crop_reference(frames[s], labels[s], position[s], places[s])
+            np.testing.assert_array_equal(outs["warp"][s], colour[..., :3])
+            np.testing.assert_array_equal(outs["seen"][s], colour[..., 3])
+            np.testing.assert_array_equal(outs["part"][s], label)
+            np.testing.assert_array_equal(outs["rest"][s], rest)
+            if fresh[s]:
+                np.testing.assert_allclose(previous[s], colour[..., :3].transpose(2, 0, 1) / 255, atol=1e-6)
+            else:
+                assert (previous[s] == GUARD).all()
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(st.integers(0, 1000))
+def test_face_crop(cuda: ctypes.CDLL, seed: int) -> None:
+    check_face_crop(cuda, seed)
+
+
+def test_face_crop_is_what_the_product_cuts(cuda: ctypes.CDLL) -> None:
+    """Within two levels of `engine.video.crop`, at scales above and below that of averaging."""
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(
+        rng.integers(0, 256, (9, 9, 4), dtype=np.uint8), (300, 320), interpolation=cv2.INTER_CUBIC
+    )
+    labels = np.repeat(np.repeat(rng.integers(0, 4, (8, 6), dtype=np.uint8), 40, 0), 50, 1)
+    for scale, x0, y0 in ((1.1, -20.3, -40.7), (0.55, 30.2, 24.6), (0.9, 128 - 0.9 * 300, -10.0)):
+        where = CropTransform(scale, x0, y0)
+        place = crop_place(where, 300, 320)
+        colour, label, _ = crop_reference(
+            smooth, labels, np.zeros((320, 300, 3), np.float32), CropPlace(*place)
+        )
+        wanted = product_crop(smooth, where)
+        difference = np.abs(colour.astype(int) - wanted)
+        assert difference.max() <= 6 and difference.mean() < 0.6, scale
+        assert (label != product_crop(labels, where, nearest=True)).mean() < 0.01
+
+
+def test_face_crop_refuses_other_sides(cuda: ctypes.CDLL) -> None:
+    for side, slots, width in ((0, 1, 4), (100, 1, 4), (384, 1, 4), (256, 0, 4), (256, 1, 0)):
+        call = FaceCrop(width=width, height=4, side=side)
+        assert cuda.vvc_face_crop(ctypes.byref(call), slots, None) == 1
+
+
+# Commit
+
+
+class StateTensor(ctypes.Structure):
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in ("after", "before")),
+        *((n, ctypes.c_int) for n in ("outer", "row_bytes")),
+    ]
+
+
+def check_commit(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, 2, slots, dtype=np.uint8) if seed % 3 else None
+    for order in SEEDS:
+        cuda.cuda_on_cpu_seed(order)
+        pairs = [
+            [on_device(rng.standard_normal((outer, slots, n)).astype(np.float32)) for _ in range(2)]
+            for outer, n in sizes
+        ]
+        before = [p[1].copy() for p in pairs]
+        table = (StateTensor * len(sizes))(
+            *(
+                StateTensor(a.ctypes.data, b.ctypes.data, o, 4 * n)
+                for (a, b), (o, n) in zip(pairs, sizes, strict=True)
+            )
+        )
+        largest = max(4 * n for _, n in sizes)
+        assert cuda.vvc_commit(table, len(sizes), pointer(mask), slots, largest, None) == 0
+        for (after, got), old in zip(pairs, before, strict=True):
+            on = np.ones(slots, bool) if mask is None else mask.astype(bool)
+            np.testing.assert_array_equal(got, np.where(on[None, :, None], after, old))
+
+
+@several
+@given(
+    seeds,
+    st.integers(1, 4),
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_size=1, max_size=3),
+)
+def test_commit(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
+    check_commit(cuda, seed, slots, sizes)
+
+
+def test_commit_of_rows_longer_than_a_block(cuda: ctypes.CDLL) -> None:
+    check_commit(cuda, 1, 2, [(2, 1028), (1, 4), (1, 2051)])
+
+
+def test_commit_refuses_nothing_at_all(cuda: ctypes.CDLL) -> None:
+    for n, slots, largest in ((0, 1, 4), (1, 0, 4), (1, 1, 3)):
+        assert cuda.vvc_commit(None, n, None, slots, largest, None) == 1

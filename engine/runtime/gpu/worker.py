@@ -1,0 +1,160 @@
+"""A worker: the sessions that share one device. Each is an ordinary `Session`; networks and drawing are batched beneath it.
+
+worker = Worker(device, 8, 512, 512)
+session = worker.open(avatar, seed=1)
+session.push_audio(pcm, 16000)
+for slot, frame in worker.tick().items(): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from visavis.engine.motion.channels import zero_motion
+from visavis.engine.runtime.gpu.device import Device, DeviceError, WorkerFullError
+from visavis.engine.runtime.gpu.drawables import FrameDraws, SlotKit
+from visavis.engine.runtime.gpu.drawing import BatchDrawing
+from visavis.engine.runtime.gpu.networks import BatchNetwork
+from visavis.engine.runtime.gpu.rendezvous import Rendezvous
+from visavis.engine.runtime.network import Network, networks_from
+from visavis.engine.runtime.tensorrt_build import PROFILES
+from visavis.engine.session import Frame, Session
+from visavis.kernels import building_for
+
+if TYPE_CHECKING:
+    from visavis.engine.avatar import Avatar
+    from visavis.engine.motion.director import MotionSource
+
+NETWORKS, DRAWING = 10, 90
+"""Order of the stages where sessions wait at several."""
+
+
+class Worker:
+    """Up to `slots` sessions of width x height on one device. Not for several threads at once.
+
+    A network that a session loads runs for all of them in one call; frames come as I420.
+    """
+
+    def __init__(self, device: Device, slots: int, width: int, height: int) -> None:
+        fitting = [n for n in PROFILES if n >= slots >= 1]
+        if not fitting:
+            raise DeviceError(f"{slots} slots: a worker has 1 to {PROFILES[-1]}")
+        self.device, self.slots = device, slots
+        self.batch = fitting[0]
+        """Size of the arrays: the smallest that the engines are built for."""
+        self.meeting = Rendezvous(slots)
+        self.drawing = BatchDrawing(device, self.batch, width, height)
+        self.networks: dict[Path, BatchNetwork] = {}
+        self._stage = self.meeting.stage(DRAWING, self._draw)
+        self._sessions: dict[int, GpuSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(
+        self,
+        avatar: Avatar,
+        *,
+        seed: int = 0,
+        lookahead: int = 2,
+        source: Callable[[], MotionSource] | None = None,
+        **options: Any,
+    ) -> GpuSession:
+        """A new session in a free slot. `source` makes its stage 1 (networks that it loads are the worker's); `options`
+        as for `Session`. Raises WorkerFullError when all slots are taken."""
+        slot = next((k for k in range(self.slots) if k not in self._sessions), None)
+        if slot is None:
+            raise WorkerFullError(f"all {self.slots} slots of this worker are taken")
+        session = GpuSession(self, slot, avatar, seed, lookahead, source, options)
+        self._sessions[slot] = session
+        return session
+
+    def tick(self, sessions: Iterable[GpuSession] | None = None) -> dict[int, Frame | BaseException]:
+        """The next frame of all sessions, or of those given: slot -> frame, or the error of that session alone."""
+        chosen = list(self._sessions.values()) if sessions is None else list(sessions)
+        results = self.meeting.tick([s.inner.step for s in chosen])
+        return {s.slot: r for s, r in zip(chosen, results, strict=True)}
+
+    def close(self) -> None:
+        """End all sessions."""
+        for session in list(self._sessions.values()):
+            session.close()
+        self.meeting.close()
+
+    def network(self, path: Path, slot: int) -> Network:
+        """The network at `path` as slot `slot` sees it; its engine is made when it is first asked for."""
+        if path not in self.networks:
+            order = NETWORKS + len(self.networks)
+            self.networks[path] = BatchNetwork(self.device, path, self.batch, self.meeting, order)
+        return self.networks[path].slot(slot)
+
+    def forget(self, slot: int) -> None:
+        """Free a slot."""
+        self._sessions.pop(slot, None)
+        self.drawing.release(slot)
+
+    def draw(self, slot: int, frame: FrameDraws) -> npt.NDArray[np.uint8]:
+        """One slot's part of a tick's drawing: waits for the others. I420 (H * 3 / 2, W), the caller's own."""
+        return np.asarray(self.meeting.visit(self._stage, slot, frame))
+
+    def _draw(self, requests: dict[int, FrameDraws]) -> dict[int, npt.NDArray[np.uint8]]:
+        self.drawing.launch(requests)
+        return {slot: self.drawing.yuv[slot].copy() for slot in requests}
+
+
+class GpuSession:
+    """One call on a worker. `inner` is the session itself: its frames' images are I420 (H * 3 / 2, W)."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        slot: int,
+        avatar: Avatar,
+        seed: int,
+        lookahead: int,
+        source: Callable[[], MotionSource] | None,
+        options: dict[str, Any],
+    ) -> None:
+        from visavis.engine.video.renderer import Renderer
+
+        self.slot, self._worker = slot, worker
+        first: list[FrameDraws] = []
+
+        def finish(frame: FrameDraws) -> npt.NDArray[np.uint8]:
+            if not first:
+                first.append(frame)
+                return np.zeros(0, np.uint8)
+            return worker.draw(slot, frame)
+
+        with (
+            building_for(SlotKit(worker.device, finish)),
+            networks_from(lambda path: worker.network(path, slot)),
+        ):
+            renderer = Renderer(avatar)
+            renderer.render(zero_motion())  # tells the groups of a frame; nothing is drawn
+            self.inner = Session(
+                avatar,
+                seed=seed,
+                lookahead=lookahead,
+                renderer=renderer,
+                source=None if source is None else source(),
+                **options,
+            )
+        worker.drawing.bind(slot, first[0])
+        self.push_audio, self.commit, self.clear = self.inner.push_audio, self.inner.commit, self.inner.clear
+
+    def step(self) -> Frame:
+        """The next frame of this session alone; the worker's other slots rest."""
+        result = self._worker.tick([self])[self.slot]
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Give the slot back."""
+        self.inner.close()
+        self._worker.forget(self.slot)
