@@ -1,0 +1,396 @@
+"""visavis bench quality --stage video: are the generator's pictures better than the warp, and as good as the real video?
+
+    visavis bench quality --stage video --data DATA [--steps 1,2,4] [--clips 20] [--portraits 10] [--sheet OUT.png]
+
+Clips of speakers that no network was trained on (`DATA/grid/val/s26`, `s31`): an avatar is enrolled from the first frame, the motion is tracked from
+the clip, and what the warp alone (`warp`) and the generator with so many steps (`steps 2`) make of it is held against the real frames, at
+the avatar's own resolution. Regions follow the real frame's landmarks: lips (outer contour widened by 4 % of the face's height), eyes, face.
+
+  mae_lips        mean absolute error over the lips, 0..1
+  psnr/ssim/features_{face,lips,eyes}   against the real frame (features: taef2 encoder, needs torch and DATA/taef2)
+  identity        dlib descriptor distance of frame to photo (needs the extra `bench`); real: the real video's own
+  sharpness       CPBD of the face; real: the real video's
+  flicker         second difference in time over the face, as a multiple of the real video's; flicker_lips over the lips
+  frechet         Frechet distance of made and real frames over mean and spread of the taef2 encoder's features of the face box
+
+Portraits (`DATA/portraits`) under synthetic motion: identity distance to the photo, and detail of the face as a share of the photo's.
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from visavis.benchmarks.quality_video_metrics import (
+    Bytes,
+    FeatureDistance,
+    Identity,
+    Regions,
+    cpbd,
+    detail,
+    flicker,
+    frechet,
+    mean_absolute_error,
+    psnr,
+    ssim,
+)
+from visavis.engine.body.detect import FaceTracker
+from visavis.engine.body.track import read_frames, track_frames
+from visavis.engine.motion.channels import ARKIT, HEAD_SLICE, INDEX, FloatArray, zero_motion
+from visavis.engine.training.video_data_pairs import Driven
+from visavis.engine.video.renderer import Renderer
+
+SPEAKERS = ("s26", "s31")
+EVERY = 3
+"""Pictures are compared in every third frame; flicker is measured in all."""
+IDENTITY_EVERY = 12
+
+
+class Painter(Protocol):
+    """What completes a warped frame: `visavis.engine.video.generator.Generator`, or a teacher under trial."""
+
+    def render(self, frame: Bytes, motion: FloatArray) -> Bytes:
+        """Paint over the frame that the warp's renderer has just drawn."""
+        ...
+
+
+Method = Callable[[Renderer], Painter | None]
+"""From an avatar's renderer to its painter; None: the warp alone."""
+
+
+def methods_of(steps: list[int]) -> dict[str, Method]:
+    """The warp alone and the shipped generator by steps, where its weights are."""
+    from visavis.engine.video.generator import Generator, available
+
+    out: dict[str, Method] = {"warp": lambda renderer: None}
+    if available():
+        for count in steps:
+            out[f"steps {count}"] = lambda renderer, count=count: Generator(renderer, steps=count)  # type: ignore[misc]
+    return out
+
+
+def film(renderer: Renderer, painter: Painter | None, motion: FloatArray) -> Iterator[Bytes]:
+    """Frames for motion (T, N_CHANNELS)."""
+    for row in motion:
+        frame = renderer.render(row)
+        yield frame if painter is None else painter.render(frame, row)
+
+
+@dataclass
+class Figures:
+    """Sums of one method over frames and clips."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    summaries: list[FloatArray] = field(default_factory=list)
+
+    def add(self, name: str, value: float) -> None:
+        """One more value."""
+        self.values.setdefault(name, []).append(value)
+
+    def means(self) -> dict[str, float]:
+        """Mean of every figure."""
+        return {name: float(np.mean(values)) for name, values in self.values.items()}
+
+
+@dataclass
+class Judges:
+    """What measures: optional ones are None where their packages are missing."""
+
+    tracker: FaceTracker
+    identity: Identity | None
+    features: FeatureDistance | None
+
+    @classmethod
+    def load(cls, data: Path) -> Judges:
+        """All that are installed; says what is missing."""
+        identity: Identity | None = None
+        features: FeatureDistance | None = None
+        try:
+            identity = Identity()
+        except ImportError as error:
+            print(f"no identity distance ({error}): pip install 'visavis[bench]'", file=sys.stderr)
+        try:
+            features = FeatureDistance(data / "taef2/taef2_encoder.pth")
+        except (ImportError, FileNotFoundError) as error:
+            print(f"no feature distance ({error})", file=sys.stderr)
+        return cls(FaceTracker(), identity, features)
+
+
+@dataclass
+class Scene:
+    """One clip ready to be judged: the avatar, the real frames in its frame, their regions and landmarks, the motion."""
+
+    name: str
+    driven: Driven
+    real: list[Bytes]
+    regions: list[Regions | None]
+    landmarks: list[FloatArray | None]
+    motion: FloatArray
+
+
+def scene_of(path: Path, judges: Judges) -> Scene:
+    """Enrol from the first frame, track the clip, find the regions."""
+    frames = [frame for frame, _ in read_frames(path)]
+    driven = Driven(frames[0], judges.tracker)
+    motion = track_frames([(frame, 25.0) for frame in frames], name=str(path)).clip.motion[: len(frames)]
+    real = [driven.frame(frame) for frame in frames]
+    face, regions, landmarks = None, [], []
+    for frame in real:
+        face = judges.tracker.track(frame, face) if face is not None else None
+        face = face or judges.tracker.detect(frame)
+        regions.append(None if face is None else Regions.of(face.landmarks, frame.shape[:2]))
+        landmarks.append(None if face is None else face.landmarks[:, :2])
+    return Scene(f"{path.parent.name}/{path.stem}", driven, real, regions, landmarks, motion)
+
+
+def judge_frame(
+    made: Bytes,
+    real: Bytes,
+    where: Regions,
+    figures: Figures,
+    features: FeatureDistance | None,
+    reference: list[Any],
+) -> None:
+    """Compare one made frame with the real one; `reference`: the real face box's features."""
+    x0, y0, x1, y1 = where.box
+    cut = np.s_[y0:y1, x0:x1]
+    a, b = np.ascontiguousarray(made[cut]), np.ascontiguousarray(real[cut])
+    masks = {"face": where.face[cut], "lips": where.lips[cut], "eyes": where.eyes[cut]}
+    figures.add("mae_lips", mean_absolute_error(a, b, masks["lips"]))
+    own = features.maps(a) if features else []
+    for name, mask in masks.items():
+        figures.add(f"psnr_{name}", psnr(a, b, mask))
+        figures.add(f"ssim_{name}", ssim(a, b, mask))
+        if features:
+            figures.add(f"features_{name}", features.distance(own, reference, mask))
+    if features:
+        figures.summaries.append(features.summary(own))
+    figures.add("sharpness", cpbd(a))
+
+
+def judge_clip(scene: Scene, methods: dict[str, Method], judges: Judges, totals: dict[str, Figures]) -> Bytes:
+    """Add one clip's figures to `totals` (a row for each method, and "real"); returns its strip of pictures."""
+    real, real_figures = scene.real, totals["real"]
+    count = len(scene.motion)
+    picks = np.linspace(0, count - 1, 8).astype(int)
+    photo_descriptor: FloatArray | None = None
+    if judges.identity and scene.landmarks[0] is not None:
+        photo_descriptor = judges.identity.describe(real[0], scene.landmarks[0])
+    references: dict[int, list[Any]] = {}
+    rates: dict[str, list[float]] = {"flicker": [], "flicker_lips": []}
+    for k, where in enumerate(scene.regions[:count]):
+        if where is None:
+            continue
+        x0, y0, x1, y1 = where.box
+        if 0 < k < count - 1:
+            for name, mask in (("flicker", where.face), ("flicker_lips", where.lips)):
+                rates[name].append(flicker(real[k - 1], real[k], real[k + 1], mask))
+        if k % EVERY == 0 and k:
+            own = np.ascontiguousarray(real[k][y0:y1, x0:x1])
+            real_figures.add("sharpness", cpbd(own))
+            if judges.features:
+                references[k] = judges.features.maps(own)
+                real_figures.summaries.append(judges.features.summary(references[k]))
+        marks = scene.landmarks[k]
+        if (
+            judges.identity
+            and photo_descriptor is not None
+            and k % IDENTITY_EVERY == 0
+            and k
+            and marks is not None
+        ):
+            distance = np.linalg.norm(judges.identity.describe(real[k], marks) - photo_descriptor)
+            real_figures.add("identity", float(distance))
+    own_rate = {name: float(np.mean(values)) for name, values in rates.items()}
+    strips = [np.hstack([_shrunk(real[k], scene.regions[k]) for k in picks])]
+    for method, make in methods.items():
+        figures = totals[method]
+        painter = make(scene.driven.renderer)
+        made = list(film(scene.driven.renderer, painter, scene.motion))
+        bent: dict[str, list[float]] = {"flicker": [], "flicker_lips": []}
+        for k, where in enumerate(scene.regions[:count]):
+            if where is None:
+                continue
+            if 0 < k < count - 1:
+                for name, mask in (("flicker", where.face), ("flicker_lips", where.lips)):
+                    bent[name].append(flicker(made[k - 1], made[k], made[k + 1], mask))
+            if k % EVERY == 0 and k:
+                judge_frame(made[k], real[k], where, figures, judges.features, references.get(k, []))
+            marks = scene.landmarks[k]
+            if (
+                judges.identity
+                and photo_descriptor is not None
+                and k % IDENTITY_EVERY == 0
+                and k
+                and marks is not None
+            ):
+                distance = np.linalg.norm(judges.identity.describe(made[k], marks) - photo_descriptor)
+                figures.add("identity", float(distance))
+        for name, values in bent.items():
+            figures.add(name, float(np.mean(values)) / max(own_rate[name], 1e-9))
+        strips.append(np.hstack([_shrunk(made[k], scene.regions[k]) for k in picks]))
+    return np.vstack(strips)
+
+
+def _shrunk(frame: Bytes, where: Regions | None, side: int = 176) -> Bytes:
+    """The face, square, for contact sheets."""
+    x0, y0, x1, y1 = where.box if where else (0, 0, frame.shape[1], frame.shape[0])
+    half = max(x1 - x0, y1 - y0) // 2
+    cx, cy = (x0 + x1) // 2, (y0 + y1) // 2
+    cut = frame[max(cy - half, 0) : cy + half, max(cx - half, 0) : cx + half]
+    return np.asarray(cv2.resize(cut, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+# --- portraits
+
+
+def synthetic_motion(length: int = 48) -> FloatArray:
+    """A turn of the head, speech-like lips, a smile, two blinks: (length, N_CHANNELS)."""
+    t = np.arange(length) / 25
+    motion = np.stack([zero_motion() for _ in range(length)])
+    motion[:, HEAD_SLICE] = np.stack(
+        [0.05 * np.sin(4.1 * t), 0.16 * np.sin(2.9 * t), 0.04 * np.sin(2.1 * t + 1)], 1
+    )
+    speech = np.clip(np.sin(11 * t) + 0.5 * np.sin(17 * t + 1), 0, 1.2)
+    motion[:, INDEX["jawOpen"]] = 0.28 * speech
+    for side in ("Left", "Right"):
+        motion[:, INDEX[f"mouthLowerDown{side}"]] = 0.2 * speech
+        motion[:, INDEX[f"mouthUpperUp{side}"]] = 0.12 * speech
+        motion[:, INDEX[f"mouthSmile{side}"]] = 0.25 * np.clip(np.sin(2 * t - 1), 0, 1)
+        motion[:, ARKIT.index(f"eyeBlink{side}")] = np.maximum(
+            np.exp(-(((t - 0.5) / 0.06) ** 2)), np.exp(-(((t - 1.5) / 0.06) ** 2))
+        )
+    motion[:, INDEX["mouthFunnel"]] = 0.3 * np.clip(np.sin(7 * t), 0, 1)
+    return motion.astype(np.float32)
+
+
+def judge_portrait(
+    path: Path, methods: dict[str, Method], judges: Judges, totals: dict[str, Figures]
+) -> Bytes | None:
+    """Add one portrait's figures; returns its strip, or None when the photo cannot be used."""
+    from PIL import Image
+
+    driven = Driven(np.asarray(Image.open(path).convert("RGB")), judges.tracker)
+    photo = driven.renderer.render(zero_motion())
+    face = judges.tracker.detect(photo)
+    if face is None:
+        return None
+    descriptor = judges.identity.describe(photo, face.landmarks) if judges.identity else None
+    motion = synthetic_motion()
+    picks = np.linspace(2, len(motion) - 3, 7).astype(int)
+    where = Regions.of(face.landmarks, photo.shape[:2])
+    skin = np.clip(where.face - where.lips - where.eyes, 0, 1)
+    still = detail(photo, skin), detail(photo, where.face)
+    strips = []
+    for method, make in methods.items():
+        figures, painter = totals[method], make(driven.renderer)
+        made = list(film(driven.renderer, painter, motion))
+        row = [_shrunk(photo, where)]
+        for k in picks:
+            found = judges.tracker.track(made[k], face)
+            row.append(_shrunk(made[k], where))
+            if found is None:
+                figures.add("portrait_lost", 1.0)
+                continue
+            figures.add("portrait_lost", 0.0)
+            now = Regions.of(found.landmarks, photo.shape[:2])
+            bare = np.clip(now.face - now.lips - now.eyes, 0, 1)
+            figures.add("portrait_detail_skin", detail(made[k], bare) / max(still[0], 1e-6))
+            figures.add("portrait_detail_face", detail(made[k], now.face) / max(still[1], 1e-6))
+            if judges.identity and descriptor is not None:
+                distance = np.linalg.norm(judges.identity.describe(made[k], found.landmarks) - descriptor)
+                figures.add("portrait_identity", float(distance))
+        strips.append(np.hstack(row))
+    return np.vstack(strips)
+
+
+def table(totals: dict[str, Figures]) -> dict[str, dict[str, float]]:
+    """Rows of figures for the methods and the real video."""
+    rows = {name: figures.means() for name, figures in totals.items()}
+    real = totals["real"].summaries
+    for name, figures in totals.items():
+        if name != "real" and len(figures.summaries) > 8 and len(real) > 8:
+            rows[name]["frechet"] = frechet(np.stack(figures.summaries), np.stack(real))
+    return rows
+
+
+def run(
+    data: Path, methods: dict[str, Method], clips: int, portraits: int, sheet: Path | None = None
+) -> dict[str, Any]:
+    """Everything; `sheet`: contact sheets are written beside this name. Returns what the last line says."""
+    from tqdm import tqdm
+
+    judges = Judges.load(data)
+    totals = {name: Figures() for name in (*methods, "real")}
+    paths = [sorted((data / "grid/val" / speaker).glob("*.mkv")) for speaker in SPEAKERS]
+    chosen = [path for own in paths for path in own[: max(1, clips // len(SPEAKERS))]] if clips else []
+    if clips and not chosen:
+        raise FileNotFoundError(f"no clips under {data / 'grid/val'}")
+    strips: list[Bytes] = []
+    for path in tqdm(chosen, desc="clips", unit="clip"):
+        strips.append(judge_clip(scene_of(path, judges), methods, judges, totals))
+    photos = sorted((data / "portraits").glob("*.jpg"))[:: max(1, 360 // max(portraits, 1))][:portraits]
+    portrait_strips = []
+    for path in tqdm(photos, desc="portraits", unit="photo"):
+        strip = judge_portrait(path, methods, judges, totals)
+        if strip is not None:
+            portrait_strips.append(strip)
+    if sheet is not None:
+        for name, rows in (("clips", strips), ("portraits", portrait_strips)):
+            for page in range(0, len(rows), 5):
+                out = sheet.with_name(f"{sheet.stem}-{name}-{page // 5}.png")
+                cv2.imwrite(str(out), np.vstack(rows[page : page + 5])[..., ::-1])
+    rows_of = table(totals)
+    names = list(dict.fromkeys(name for row in rows_of.values() for name in row))
+    print(f"{'':22}" + "".join(f"{method:>10}" for method in rows_of))
+    for name in names:
+        cells = (f"{row[name]:10.4f}" if name in row else " " * 10 for row in rows_of.values())
+        print(f"{name:22}" + "".join(cells))
+    rounded = {method: {k: round(v, 4) for k, v in row.items()} for method, row in rows_of.items()}
+    return {
+        "bench": "quality",
+        "stage": "video",
+        "clips": len(chosen),
+        "portraits": len(photos),
+        "methods": rounded,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="visavis bench quality --stage video",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="data folder that holds grid/val, portraits, taef2")  # fmt: skip
+    parser.add_argument("--steps", default="1,2,4", help="sampler steps to try (default: %(default)s)")
+    parser.add_argument(
+        "--clips", type=int, default=20, help="clips in all, 0 for none (default: %(default)s)"
+    )
+    parser.add_argument("--portraits", type=int, default=10, help="portraits, 0 for none (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--sheet", type=Path, help="write contact sheets: OUT.png gives OUT-clips-0.png, ...")
+    args = parser.parse_args(argv)
+    try:
+        steps = [int(word) for word in args.steps.split(",") if word.strip()]
+    except ValueError:
+        parser.error(f"--steps {args.steps}: expected numbers separated by commas, such as 1,2,4")
+    try:
+        result = run(args.data, methods_of(steps), args.clips, args.portraits, args.sheet)
+    except FileNotFoundError as error:
+        print(f"visavis: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
