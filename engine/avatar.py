@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.body.fit import Camera, Fit
+from visavis.engine.body.limbs import Limb
+from visavis.engine.body.rig import SIDES, arm_bones
 from visavis.engine.body.surface import Seam, Surface
 from visavis.engine.errors import AvatarError
 from visavis.engine.motion.channels import ARKIT, FloatArray, zero_motion
 from visavis.engine.video.interior import Layer
 
 FORMAT = "visavis-avatar"
-VERSION = 1
+VERSION = 2
 PIVOTS = ("spine", "neck", "head", "clavicleLeft", "clavicleRight")
 Bytes = npt.NDArray[np.uint8]
 
@@ -32,7 +34,7 @@ class Avatar:
     """One person.
 
     texture (H, W, 4) the person's layer, straight RGBA; plate (H, W, 3) the background filled behind; surface and layers (back to front) in
-    world axes; pivots (5, 3) joint positions named by PIVOTS; fit: the photo's own shape, expression and pose;
+    world axes; limbs: arms with visible hands, in front of the surface, back to front; pivots (5, 3) joint positions named by PIVOTS; fit: the photo's own shape, expression and pose;
     metadata: name, photo_sha256, created (ISO 8601), consent, landmark_error_px, ...
     """
 
@@ -43,6 +45,7 @@ class Avatar:
     pivots: FloatArray
     fit: Fit
     metadata: dict[str, Any] = field(default_factory=dict)
+    limbs: tuple[Limb, ...] = ()
 
     @property
     def width(self) -> int:
@@ -74,6 +77,8 @@ class Avatar:
             _flatten(f"seam{k}.", seam, arrays, skip=("name", "share"))
         for k, layer in enumerate(self.layers):
             _flatten(f"layer{k}.", layer, arrays, skip=("name", "side", "part"))
+        for k, limb in enumerate(self.limbs):
+            _flatten(f"limb{k}.", limb, arrays, skip=("side",))
         for name in ("shape", "expression", "rotation", "translation"):
             arrays[f"fit.{name}"] = np.asarray(getattr(self.fit, name), np.float32)
         arrays["surface.units"] = arrays["surface.units"].astype(np.float16)
@@ -83,6 +88,7 @@ class Avatar:
             "residual_px": self.surface.residual_px,
             "seams": [{"name": s.name, "share": s.share} for s in self.surface.seams],
             "layers": [{"name": layer.name, "side": layer.side, "part": layer.part} for layer in self.layers],
+            "limbs": [limb.side for limb in self.limbs],
             "camera": [self.fit.camera.focal, self.fit.camera.cx, self.fit.camera.cy],
             "fit_error": self.fit.error,
             "metadata": self.metadata,
@@ -142,6 +148,9 @@ class Avatar:
             Layer(name=v["name"], side=v["side"], part=int(v["part"]), **_unflatten(f"layer{k}.", arrays))
             for k, v in enumerate(header["layers"])
         )
+        limbs = tuple(
+            Limb(side=side, **_unflatten(f"limb{k}.", arrays)) for k, side in enumerate(header["limbs"])
+        )
         surface = Surface(
             seams=seams, residual_px=float(header["residual_px"]), **_unflatten("surface.", arrays)
         )
@@ -158,6 +167,7 @@ class Avatar:
             arrays["pivots"],
             fit,
             dict(header["metadata"]),
+            limbs,
         )
         height, width = avatar.plate.shape[:2]
         n = len(surface.vertices)
@@ -167,9 +177,26 @@ class Avatar:
             or surface.uv.shape != (n, 2)
             or (surface.triangles.size and not 0 <= surface.triangles.min() <= surface.triangles.max() < n)
             or not np.isfinite(surface.vertices).all()
+            or not all(_fits(limb) for limb in limbs)
         ):
             raise AvatarError("the avatar file's arrays do not fit together")
         return avatar
+
+
+def _fits(limb: Limb) -> bool:
+    n = len(limb.vertices)
+    return (
+        limb.side in SIDES
+        and limb.weights.shape == (n, 1 + len(arm_bones(limb.side)))
+        and limb.uv.shape == (n, 2)
+        and limb.axes.shape == (len(arm_bones(limb.side)), 3, 3)
+        and bool(limb.triangles.size == 0 or 0 <= limb.triangles.min() <= limb.triangles.max() < n)
+        and bool(
+            np.isfinite(limb.vertices).all()
+            and np.isfinite(limb.axes).all()
+            and np.isfinite(limb.pivots).all()
+        )
+    )
 
 
 def _flatten(prefix: str, value: Any, into: dict[str, npt.NDArray[Any]], skip: tuple[str, ...]) -> None:

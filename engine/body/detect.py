@@ -107,21 +107,23 @@ def _leftward(landmarks: FloatArray) -> FloatArray:
     return np.asarray((landmarks[MIRROR[_RIGHT]] - landmarks[_RIGHT]).sum(0), np.float32)
 
 
-def _sigmoid(x: FloatArray | float) -> FloatArray:
+def sigmoid(x: FloatArray | float) -> FloatArray:
+    """Logistic function."""
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -80, 80))), np.float32)
 
 
-class _SingleShot:
-    """A letterboxed single-shot detector on regions of a picture."""
+class SingleShot:
+    """A letterboxed single-shot detector on regions of a picture; its input runs from `low` to 1."""
 
-    def __init__(self, name: str, layers: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, name: str, layers: tuple[tuple[int, int], ...], low: float = -1.0) -> None:
+        self.low = low
         self.network = detect_networks.load(name)
         self.size = self.network.input_shape[1]
         self.anchors = anchors(self.size, layers)
 
     def __call__(self, rgb: Image, region: Region, threshold: float) -> Candidates:
         """Candidates, in pixels of `rgb`, in an upright square region; black stands for what lies outside."""
-        picture = region.crop(rgb, self.size).astype(np.float32) / 127.5 - 1
+        picture = region.crop(rgb, self.size).astype(np.float32) / (255 / (1 - self.low)) + self.low
         raw, logits = self.network(picture[None])[:2]
         found = decode(raw[0], logits[0, :, 0], self.anchors, self.size, threshold)
         corner = np.array([region.x, region.y], np.float32) - region.size / 2
@@ -130,7 +132,8 @@ class _SingleShot:
         return Candidates(boxes, found.keypoints * region.size + corner, found.scores)
 
 
-def _whole(rgb: Image, scale: float = 1.0) -> Region:
+def whole_picture(rgb: Image, scale: float = 1.0) -> Region:
+    """The upright square around a picture."""
     h, w = rgb.shape[:2]
     return Region(w / 2, h / 2, max(h, w) * scale)
 
@@ -152,13 +155,16 @@ class FaceDetector:
     network's input."""
 
     def __init__(self) -> None:
-        self._near = _SingleShot("face_detector", ((8, 2), (16, 6)))
-        self._far = _SingleShot("face_detection_full_range_sparse", ((4, 1),))
+        self._near = SingleShot("face_detector", ((8, 2), (16, 6)))
+        self._far = SingleShot("face_detection_full_range_sparse", ((4, 1),))
 
     def detect(self, rgb: Image, threshold: float = 0.5) -> list[FaceBox]:
         """Faces in `rgb` (H, W, 3), most certain first."""
         h, w = rgb.shape[:2]
-        parts = [self._near(rgb, _whole(rgb), threshold), self._near(rgb, _whole(rgb, 1.8), threshold)]
+        parts = [
+            self._near(rgb, whole_picture(rgb), threshold),
+            self._near(rgb, whole_picture(rgb, 1.8), threshold),
+        ]
         side = float(max(h, w))
         while True:
             for y in _centres(h, side):
@@ -188,12 +194,12 @@ class FaceTracker:
     def __init__(self) -> None:
         self._network = detect_networks.load("face_landmarks_detector", (1, 256, 256, 3))
         self._blendshapes = detect_networks.load("face_blendshapes")
-        self._detector = _SingleShot("face_detector", ((8, 2), (16, 6)))
+        self._detector = SingleShot("face_detector", ((8, 2), (16, 6)))
         self._thorough: FaceDetector | None = None
 
     def detect(self, rgb: Image) -> Face | None:
         """The largest face of the picture, or None. Tries the fast detector first, then `FaceDetector`."""
-        boxes: list[FaceBox] | None = _face_boxes(suppress(self._detector(rgb, _whole(rgb), 0.5)))
+        boxes: list[FaceBox] | None = _face_boxes(suppress(self._detector(rgb, whole_picture(rgb), 0.5)))
         for attempt in (boxes, None):
             if attempt is None:
                 self._thorough = self._thorough or FaceDetector()
@@ -248,7 +254,7 @@ class FaceTracker:
         if mirror:
             picture = picture[:, ::-1]
         raw, flag = self._network(picture[None].astype(np.float32) / 255)[:2]
-        score = float(_sigmoid(flag).ravel()[0])
+        score = float(sigmoid(flag).ravel()[0])
         if score < self.THRESHOLD:
             return None
         points = raw.reshape(478, 3) / 256
@@ -296,12 +302,12 @@ class PoseDetector:
     THRESHOLD = 0.5
 
     def __init__(self) -> None:
-        self._detector = _SingleShot("pose_detection", ((8, 2), (16, 2), (32, 6)))
+        self._detector = SingleShot("pose_detection", ((8, 2), (16, 2), (32, 6)))
         self._network = detect_networks.load("pose_landmark_full")
 
     def detect(self, rgb: Image) -> BodyPose | None:
         """The body's landmarks and mask, or None where no body is found."""
-        found = suppress(self._detector(rgb, _whole(rgb), 0.5))
+        found = suppress(self._detector(rgb, whole_picture(rgb), 0.5))
         for k in np.argsort(-found.scores):
             hip, crown = found.keypoints[k, 0], found.keypoints[k, 1]
             size = 2 * float(np.hypot(*(crown - hip))) * 1.25
@@ -323,9 +329,9 @@ class PoseDetector:
         h, w = rgb.shape[:2]
         return BodyPose(
             region.to_image(points[:33]),
-            _sigmoid(values[:33, 3]),
+            sigmoid(values[:33, 3]),
             score,
-            region.paste(_sigmoid(mask[0, :, :, 0]), h, w),
+            region.paste(sigmoid(mask[0, :, :, 0]), h, w),
         )
 
 
@@ -340,7 +346,7 @@ def _refine(points: FloatArray, heatmap: FloatArray, kernel: int = 7, confidence
             continue
         r0, r1 = max(0, row - kernel // 2), min(h, row + kernel // 2 + 1)
         c0, c1 = max(0, col - kernel // 2), min(w, col + kernel // 2 + 1)
-        p = _sigmoid(heatmap[r0:r1, c0:c1, k])
+        p = sigmoid(heatmap[r0:r1, c0:c1, k])
         if p.max() >= confidence:
             rows, cols = np.mgrid[r0:r1, c0:c1]
             out[k] = (cols * p).sum() / p.sum() / w, (rows * p).sum() / p.sum() / h

@@ -26,7 +26,7 @@ def _kernel(a: Float64, b: Float64, sigma: float) -> Float64:
     return np.exp(-np.sqrt(np.maximum(squared, 0)) / sigma)
 
 
-def _spread(at: Float64, values: Float64, to: Float64, sigma: float, ridge: float = 1e-3) -> Float64:
+def spread(at: Float64, values: Float64, to: Float64, sigma: float, ridge: float = 1e-3) -> Float64:
     """Radial interpolation of `values` (n, 3) known `at` (n, 3) `to` other points, fading to zero away from them."""
     gram = _kernel(at, at, sigma)
     gram[np.diag_indices_from(gram)] += ridge
@@ -76,7 +76,7 @@ def meet_landmarks(fit: Fit, landmarks: FloatArray, *, closed_gap: float = 0.035
     for _ in range(2):
         at = body.at_landmarks(world.astype(np.float32)).astype(np.float64)[known]
         source = body.at_landmarks(body.vertices).astype(np.float64)[known]
-        world[head] += _spread(source, displacement(at, marks[known, :2]), rest[head], 0.03, 0.02)
+        world[head] += spread(source, displacement(at, marks[known, :2]), rest[head], 0.03, 0.02)
     for opening in openings():
         upper, lower = (_margin_targets(c, marks) for c in (opening.upper, opening.lower))
         if opening.name == "mouth":
@@ -97,7 +97,7 @@ def meet_landmarks(fit: Fit, landmarks: FloatArray, *, closed_gap: float = 0.035
         target = np.concatenate([upper, lower[1:-1]])
         target[0] = (upper[0] + lower[0]) / 2
         target[len(upper) - 1] = (upper[-1] + lower[-1]) / 2
-        world[head] += _spread(rest[ids], displacement(world[ids], target), rest[head], 0.004, 1e-4)
+        world[head] += spread(rest[ids], displacement(world[ids], target), rest[head], 0.004, 1e-4)
     at = body.at_landmarks(world.astype(np.float32)).astype(np.float64)
     error = np.linalg.norm(to_pixels(at) - marks[:, :2], axis=1)[known]
     rotate = FLIP @ FLIP @ turn  # model to world is the head's rotation alone

@@ -64,6 +64,13 @@ def relax(
     return out
 
 
+def grid_triangles(rows: int, columns: int) -> IntArray:
+    """Two triangles a cell of a (rows, columns) vertex grid whose rows run downwards, counter-clockwise with y up."""
+    k = np.arange(rows * columns).reshape(rows, columns)
+    a, b, c, d = k[:-1, :-1].ravel(), k[:-1, 1:].ravel(), k[1:, 1:].ravel(), k[1:, :-1].ravel()
+    return np.concatenate([np.stack([a, d, c], 1), np.stack([a, c, b], 1)]).astype(np.int32)
+
+
 def patches(
     triangles: IntArray, px: Float64, size: float, margin_sets: list[set[int]], face_ids: IntArray
 ) -> IntArray:

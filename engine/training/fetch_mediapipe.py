@@ -65,6 +65,18 @@ SOURCES: dict[str, tuple[tuple[str, list[str]], str, str | None, str]] = {
         None,
         "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
     ),
+    "palm_detection_full.tflite": (
+        MEDIAPIPE,
+        "mediapipe/modules/palm_detection/palm_detection_full.tflite",
+        None,
+        "1b14e9422c6ad006cde6581a46c8b90dd573c07ab7f3934b5589e7cea3f89a54",
+    ),
+    "hand_landmark_lite.tflite": (
+        MEDIAPIPE,
+        "mediapipe/modules/hand_landmark/hand_landmark_lite.tflite",
+        None,
+        "048edd3645c9bf7397d19a9f6e3a42957d6e414c9bea6598030a2e9b624156e6",
+    ),
     "selfie_segmentation.tflite": (
         MEDIAPIPE,
         "mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite",

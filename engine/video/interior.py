@@ -15,6 +15,7 @@ from visavis.engine.body.fit import IRIS, Fit, Float64
 from visavis.engine.body.meet import FittedHead
 from visavis.engine.body.model import FloatArray, IntArray, load_body
 from visavis.engine.body.surface import Seam, Surface
+from visavis.engine.body.triangulate import grid_triangles
 
 Bytes = npt.NDArray[np.uint8]
 JAW_UNITS = ("jawForward", "jawLeft", "jawOpen", "jawRight")
@@ -39,13 +40,6 @@ class Layer:
     jaw: FloatArray
     gaze: FloatArray
     centre: FloatArray
-
-
-def grid_triangles(rows: int, columns: int) -> IntArray:
-    """Two triangles a cell of a (rows, columns) vertex grid whose rows run downwards, counter-clockwise with y up."""
-    k = np.arange(rows * columns).reshape(rows, columns)
-    a, b, c, d = k[:-1, :-1].ravel(), k[:-1, 1:].ravel(), k[1:, 1:].ravel(), k[1:, :-1].ravel()
-    return np.concatenate([np.stack([a, d, c], 1), np.stack([a, c, b], 1)]).astype(np.int32)
 
 
 def opening_polygon(seam: Seam, px: Float64) -> Float64:

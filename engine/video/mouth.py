@@ -12,13 +12,13 @@ from visavis.engine.body.fit import FLIP, Fit, Float64
 from visavis.engine.body.meet import FittedHead
 from visavis.engine.body.model import IntArray, load_body, rotation_matrix
 from visavis.engine.body.surface import Seam, Surface
+from visavis.engine.body.triangulate import grid_triangles
 from visavis.engine.motion.channels import ARKIT
 from visavis.engine.video.interior import (
     JAW_UNITS,
     Bytes,
     Layer,
     fill_polygon,
-    grid_triangles,
     opening_polygon,
 )
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.avatar import PIVOTS, Avatar
+from visavis.engine.body.limbs import Limb
 from visavis.engine.body.model import FloatArray, IntArray, rotation_matrix
+from visavis.engine.body.rig import arm_bones, arm_parents
 from visavis.engine.body.surface import Seam, Surface
 from visavis.engine.motion.channels import (
     ARKIT,
@@ -16,6 +18,7 @@ from visavis.engine.motion.channels import (
     FACE_SLICE,
     GAZE_SLICE,
     HEAD_SLICE,
+    INDEX,
     N_CHANNELS,
     NECK_SLICE,
     SPINE_SLICE,
@@ -28,6 +31,8 @@ _BLINKS = tuple(ARKIT.index(f"eyeBlink{side}") for side in ("Left", "Right"))
 _JAW = tuple(ARKIT.index(name) for name in JAW_UNITS)
 MAX_HEAD = np.radians(32.0)
 MAX_GAZE = np.radians(28.0)
+MAX_ARM = {"upperArm": 0.35, "forearm": 0.5, "wrist": 0.5, "finger": 0.7}
+"""Largest turns in radians of an arm's joints away from the photo: its layer knows only the side that the photo shows."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Renderer:
             (layer, Mesh(layer.triangles, layer.uv, np.full(len(layer.triangles), max(layer.part, 1), np.uint8), layer.vertices, layer.texture))
             for layer in avatar.layers
         ]  # fmt: skip
+        self._limbs = [_PosedLimb.of(limb) for limb in avatar.limbs]
         neck, head, left, right = surface.weights.T
         # root, neck without head, head, clavicles: each vertex's shares add up to 1
         shares = np.stack([1 - neck - left - right, neck - head, head, left, right], 1).astype(np.float32)
@@ -120,6 +126,11 @@ class Renderer:
                 placed = placed + np.tensordot(face[list(_JAW)], layer.jaw, 1)
             target.draw(mesh, self._project(placed @ pose.head[:, :3].T + pose.head[:, 3]), threads=1)
         target.draw(self._mesh, moved, threads=self.threads)
+        for limb in self._limbs:
+            clavicle = pose.clavicle_left if limb.side == "Left" else pose.clavicle_right
+            joints = limb.transforms(motion, pose.root, clavicle)
+            placed = limb.rig.pose(_NO_SHAPES, _to_camera(joints), (focal, focal, cx, cy))
+            target.draw(limb.mesh, placed, threads=self.threads)
         return target.rgb.copy()
 
     def _pose(self, motion: FloatArray) -> _Pose:
@@ -140,6 +151,49 @@ class Renderer:
         out[:, 0] = cx + focal * world[:, 0] / depth
         out[:, 1] = cy - focal * world[:, 1] / depth
         out[:, 2] = depth
+        return out
+
+
+_NO_SHAPES = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class _PosedLimb:
+    """An arm ready for drawing; channels (18,): first channel of each bone after the clavicle; most (18,): how far each may turn."""
+
+    side: str
+    mesh: Mesh
+    rig: PoseRig
+    axes: FloatArray
+    pivots: FloatArray
+    channels: IntArray
+    most: FloatArray
+
+    @classmethod
+    def of(cls, limb: Limb) -> _PosedLimb:
+        names = arm_bones(limb.side)[1:]
+        mesh = Mesh(
+            limb.triangles, limb.uv, limb.part, limb.rest, np.ascontiguousarray(limb.texture),
+            rest_depth=np.ascontiguousarray(-limb.vertices[:, 2]),
+        )  # fmt: skip
+        most = [MAX_ARM.get(name.removesuffix(limb.side), MAX_ARM["finger"]) for name in names]
+        channels = np.array([INDEX[f"{name}.x"] for name in names], np.int32)
+        rig = PoseRig(limb.vertices, [], limb.weights)
+        return cls(limb.side, mesh, rig, limb.axes, limb.pivots, channels, np.array(most, np.float32))
+
+    def transforms(self, motion: FloatArray, root: FloatArray, clavicle: FloatArray) -> FloatArray:
+        """Rigid transforms (20, 3, 4) in world axes of the trunk, the clavicle and the bones of the arm."""
+        turns = motion[self.channels[:, None] + np.arange(3)]
+        angle = np.linalg.norm(turns, axis=1)
+        turns = turns * np.minimum(1, self.most / np.maximum(angle, 1e-9))[:, None]
+        axes = self.axes[1:]
+        world = (axes @ rotation_matrix(turns) @ axes.transpose(0, 2, 1)).astype(np.float32)
+        out = np.empty((2 + len(turns), 3, 4), np.float32)
+        out[0], out[1] = root, clavicle
+        for k, parent in enumerate(arm_parents(self.side)[1:]):
+            above, pivot = out[parent + 1], self.pivots[k + 1]
+            out[k + 2, :, :3] = above[:, :3] @ world[k]
+            out[k + 2, :, 3] = above[:, :3] @ (pivot - world[k] @ pivot) + above[:, 3]
         return out
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
-from visavis.engine.avatar import Avatar
+from visavis.engine.avatar import VERSION, Avatar
 from visavis.engine.enroll import enroll
 from visavis.engine.errors import AvatarError, PhotoError
 from visavis.engine.motion.channels import zero_motion
@@ -72,7 +72,7 @@ def test_other_files_and_versions_are_refused(tmp_path):
     save_file({"a": np.zeros(3, np.float32)}, path, {"visavis": json.dumps(header)})
     with pytest.raises(AvatarError, match="version 99"):
         Avatar.load(path)
-    header["version"] = 1
+    header["version"] = VERSION
     save_file({"a": np.zeros(3, np.float32)}, path, {"visavis": json.dumps(header)})
     with pytest.raises(AvatarError, match="damaged"):
         Avatar.load(path)

@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 from pictures import astronaut, bust
 from visavis.engine.body.detect import PoseDetector, find_face
-from visavis.engine.video.matte import (
-    Layers,
-    _alpha,
-    _LocalLinear,
-    coarse_mask,
-    fill_background,
-    person_matte,
-    push_pull,
-    split_layers,
-)
+from visavis.engine.video.layers import Layers, fill_background, split_layers
+from visavis.engine.video.matte import _alpha, coarse_mask, person_matte
+from visavis.engine.video.matting import LocalLinear, push_pull
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -123,7 +116,7 @@ def test_alpha_of_a_known_mixture() -> None:
 def test_laplacian_is_symmetric_and_blind_to_colour_lines() -> None:
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.random((24, 30, 3)).astype(np.float32), (0, 0), 1)
-    model = _LocalLinear(image, 1, 1e-7)
+    model = LocalLinear(image, 1, 1e-7)
     line = image @ np.array([0.3, -0.7, 0.5], np.float32) + 0.1
     assert np.abs(model.laplacian(line)).max() < 1e-3
     a, b = np.zeros((2, 24, 30), np.float32)

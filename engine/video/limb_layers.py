@@ -1,0 +1,157 @@
+"""Arms and hands as layers in front of the portrait: cut out of the person, and the person and background filled in behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from visavis.engine.body.arms import ArmFit, hand_points
+from visavis.engine.body.detect_hands import Hand
+from visavis.engine.body.fit import Fit
+from visavis.engine.body.limbs import (
+    SEGMENTS,
+    ArmMaps,
+    Limb,
+    PosedArm,
+    arm_maps,
+    body_without_arms,
+    carrier_share,
+    limb_mesh,
+    pose_arm,
+)
+from visavis.engine.body.meet import FittedHead
+from visavis.engine.body.triangulate import smoothstep
+from visavis.engine.video.layers import Layers, disc, fill_background, split_layers
+from visavis.engine.video.matting import LocalLinear, data_term, push_pull, solve
+
+Bytes = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Parted:
+    """A person's layers without the arms, and the arms, back to front."""
+
+    layers: Layers
+    limbs: tuple[Limb, ...]
+
+
+def part_limbs(
+    rgb: Bytes, layers: Layers, fit: Fit, head: FittedHead, arms: Sequence[tuple[Hand, ArmFit]]
+) -> Parted:
+    """Take the fitted arms out of a photo's person layer, from the nearest part to the farthest, each from what is left by then."""
+
+    def nearness(pair: tuple[Hand, ArmFit]) -> float:
+        return float(hand_points(pair[1].side, fit.shape, pair[1].transforms)[:, 2].mean())
+
+    height, width = layers.alpha.shape
+    limbs = []
+    posed = [(hand, arm, pose_arm(fit, arm, hand)) for hand, arm in sorted(arms, key=nearness, reverse=True)]
+    for segment in SEGMENTS:
+        for hand, arm, mesh in posed:
+            maps = arm_maps(mesh, segment, (width, height))
+            if maps is None:
+                continue
+            body = body_without_arms(fit, head.vertices, arm.trunk, (width, height))
+            for _, _, other in posed:  # the forearms lie over the upper arms
+                upper = (
+                    arm_maps(other, SEGMENTS[-1], (width, height)) if segment is not SEGMENTS[-1] else None
+                )
+                body = body if upper is None else np.maximum(body, upper.cover)
+            parted = _part(rgb, layers, fit, hand, arm, mesh, maps, body)
+            if parted is not None:
+                layers, limb = parted
+                rgb = layers.composite()
+                limbs.append(limb)
+    return Parted(layers, tuple(reversed(limbs)))
+
+
+def _part(
+    rgb: Bytes, layers: Layers, fit: Fit, hand: Hand, arm: ArmFit, posed: PosedArm, maps: ArmMaps, trunk: Mask
+) -> tuple[Layers, Limb] | None:
+    matte = layers.alpha.astype(np.float32) / np.float32(255)
+    alpha = _limb_matte(rgb, matte, maps.cover, trunk, hand) * (1 - carrier_share(maps))
+    alpha[alpha < 0.02] = 0
+    gone = np.asarray(smoothstep(*maps.segment.leave, maps.along.astype(np.float64)), np.float32)
+    behind, behind_alpha = _fill_behind(layers, alpha, gone, trunk, 0.2 * hand.size)
+    plate = layers.plate.astype(np.float32) / 255
+    under = behind * behind_alpha[..., None] + plate * (1 - behind_alpha[..., None])
+    split = split_layers(rgb, alpha, under)
+    # what no colour of the arm explains goes to what lies behind it
+    missing = split.plate.astype(np.float32) / 255 - under
+    solid = behind_alpha[..., None] >= 0.5
+    behind = np.where(solid, behind + missing / np.maximum(behind_alpha[..., None], 0.5), behind)
+    plate = np.where(solid, plate, plate + missing / np.maximum(1 - behind_alpha[..., None], 0.5))
+    foreground, alpha8 = _exact(rgb, split.foreground, split.alpha, behind, behind_alpha, plate)
+    built = limb_mesh(posed, arm, fit, hand, alpha8, maps)
+    if built is None:
+        return None
+    limb, (x0, y0, x1, y1) = built
+    texture = np.dstack([foreground, alpha8])[y0:y1, x0:x1]
+    left = Layers(_bytes(behind), _bytes(behind_alpha), _bytes(plate))
+    return left, replace(limb, texture=np.ascontiguousarray(texture))
+
+
+def _exact(
+    rgb: Bytes, colour: Bytes, alpha: Bytes, behind: FloatArray, behind_alpha: Mask, plate: FloatArray
+) -> tuple[Bytes, Bytes]:
+    """The arm's colour and alpha, opaque with the photo's own pixels where they would not give back the photo (H, W, 3)."""
+    under = behind * behind_alpha[..., None] + plate * (1 - behind_alpha[..., None])
+    share = alpha[..., None].astype(np.float32) / 255
+    off = np.abs(colour * share + 255 * under * (1 - share) - rgb).max(-1) > 6
+    return np.where(off[..., None], rgb, colour), np.where(off, 255, alpha).astype(np.uint8)
+
+
+def _bytes(image: npt.NDArray[np.floating]) -> Bytes:
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _limb_matte(rgb: Bytes, matte: Mask, cover: Mask, trunk: Mask, hand: Hand) -> Mask:
+    """Alpha (H, W) of the arm: the person's matte where the background lies behind it, matted against the person elsewhere."""
+    inside = (cover > 0.5).astype(np.uint8)
+    size = max(8.0, hand.size)
+    to_limb = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
+    to_trunk = cv2.distanceTransform((trunk < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
+    # pixels of the person near the arm and nearer to it than to the trunk are the arm's: sleeves are wider than arms
+    claim = (matte > 0.02) & (to_limb < 0.22 * size) & (to_limb < 0.5 * to_trunk)
+    prior = np.maximum(cover, claim.astype(np.float32)) * (matte > 0.02)
+    solid = (prior > 0.5).astype(np.uint8)
+    inner = cv2.distanceTransform(solid, cv2.DIST_L2, 5)
+    outer = cv2.distanceTransform(1 - solid, cv2.DIST_L2, 5)
+    sure_in = inner > 0.06 * size
+    sure_out = (outer > 0.07 * size) | (matte < 0.02)
+    free = ~(sure_in | sure_out)
+    image = rgb.astype(np.float32) / 255
+    soft = np.asarray(cv2.GaussianBlur(prior, (0, 0), 0.03 * size), np.float32)
+    target, weight = data_term(image, soft, np.zeros_like(soft), sure_in, sure_out)
+    target, weight = (weight * target + 0.02 * soft) / (weight + 0.02), weight + 0.02
+    start = np.where(sure_in, 1, np.where(sure_out, 0, target)).astype(np.float32)
+    alpha = np.clip(solve(LocalLinear(image, 1, 2e-5), start, target, weight, free), 0, 1)
+    alpha = np.clip((alpha - 0.05) / 0.9, 0, 1)
+    over_background = claim & (to_trunk > 0.12 * size) & (to_limb < 0.22 * size)
+    return np.where(over_background, matte, np.minimum(alpha, matte)).astype(np.float32)
+
+
+def _fill_behind(layers: Layers, alpha: Mask, gone: Mask, trunk: Mask, reach: float) -> tuple[Mask, Mask]:
+    """Colours (H, W, 3) and alpha (H, W) of the person without the arm; `gone` (H, W): where the arm has left the portrait."""
+    colour = layers.foreground.astype(np.float32) / 255
+    matte = layers.alpha.astype(np.float32) / 255
+    hole = cv2.dilate((alpha > 0.02).astype(np.uint8), disc(max(2, round(0.004 * max(alpha.shape))))) * (
+        gone > 0.01
+    )
+    touched = np.maximum(hole.astype(np.float32), (matte < 0.9).astype(np.float32))
+    filled = fill_background(colour, touched) if (touched < 0.5).any() else colour
+    known = push_pull(matte[..., None], 1 - hole.astype(np.float32))[..., 0]
+    # at the hole's border what is seen around it goes on, further in the fitted body decides
+    inwards = np.clip(cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5) / reach, 0, 1)
+    vote = known + 0.6 * inwards * (trunk - known)
+    body = np.asarray(smoothstep(0.35, 0.65, cv2.GaussianBlur(vote, (0, 0), 1.5)), np.float32)
+    share = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 0.8) * gone
+    share = np.where(hole > 0, np.maximum(share, gone), 0).astype(np.float32)
+    out = colour + (filled - colour) * share[..., None]
+    return np.asarray(out, np.float32), np.asarray(matte + (body - matte) * share, np.float32)
