@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 EXIT_FAULT = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
-UNAVAILABLE = {
-    "distill": "distillation comes with the diffusion models, which this version does not have yet",
+TRAINERS = {
+    ("train", "speech"): "speech",
+    ("train", "encoder"): "motion_encoder",
+    ("train", "motion"): "motion",
+    ("distill", "motion"): "motion_distil",
 }
-BENCHMARK_HELPERS = {"browser", "browser_call"}
+"""What is trained or distilled by which module of engine/training."""
+BENCHMARK_HELPERS = {"browser", "browser_call", "relay", "viewers"}
 
 
 class InputError(VisavisError):
@@ -180,11 +184,22 @@ def _parser() -> Parser:
         "train",
         train,
         "train a network (needs the extra: pip install 'visavis[train]')",
-        "visavis train motion --data ../shared/data",
+        "visavis train motion --part face --minutes runs/motion/minutes.npz --out runs/motion/face --resume",
     )
-    sub.add_argument("what", choices=("motion",))
+    sub.add_argument("what", choices=[what for verb, what in TRAINERS if verb == "train"])
     sub.add_argument(
         "rest", nargs=argparse.REMAINDER, metavar="...", help="the trainer's own options; --help lists them"
+    )
+
+    sub = command(
+        "distill",
+        train,
+        "make a few-step student of a trained teacher (needs: pip install 'visavis[train]')",
+        "visavis distill motion --teacher runs/motion/face/final.pt --guidance 1.5 --out runs/motion/face_student",
+    )
+    sub.add_argument("what", choices=[what for verb, what in TRAINERS if verb == "distill"])
+    sub.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="...", help="the distiller's own options; --help lists them"
     )
 
     sub = command(
@@ -370,9 +385,9 @@ def call(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """visavis train"""
+    """visavis train, visavis distill"""
     try:
-        module = importlib.import_module("visavis.engine.training.speech")
+        module = importlib.import_module(f"visavis.engine.training.{TRAINERS[args.command, args.what]}")
     except ModuleNotFoundError as error:
         raise InputError(f"training needs {error.name}: pip install 'visavis[train]'") from None
     module.main(args.rest)
@@ -416,8 +431,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments and arguments[0] in UNAVAILABLE:
-            raise InputError(f"visavis {arguments[0]}: {UNAVAILABLE[arguments[0]]}")
         parser = _parser()
         args = parser.parse_args(arguments)
         if args.command is None:

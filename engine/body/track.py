@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from visavis.engine.body.detect import Face, FaceTracker, PoseDetector
 from visavis.engine.body.fit import FLIP, Camera, Fit, Float64
-from visavis.engine.body.fit_clip import ClipFit, Person, fit_clip, learn_person, smooth
+from visavis.engine.body.fit_clip import ClipFit, fit_clip, smooth
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix, rotation_vector
+from visavis.engine.body.person import Person, learn_person
 from visavis.engine.errors import VideoError
 from visavis.engine.motion.channels import (
     FACE_SLICE,

@@ -24,7 +24,7 @@ HELD_OUT = ("s26", "s31")
 """Speakers that no training may see."""
 
 _RIGID = (33, 133, 362, 263, 168, 6, 197, 195, 8, 9, 151, 10, 127, 356, 70, 300)
-_LIPS = (
+LIPS = (
     *(61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409),
     *(78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415),
 )
@@ -95,7 +95,7 @@ def read_sound(path: Path) -> FloatArray:
     return np.concatenate(blocks).astype(np.float32)
 
 
-def _stabilise(landmarks: FloatArray, reference: FloatArray) -> FloatArray:
+def stabilise(landmarks: FloatArray, reference: FloatArray) -> FloatArray:
     """Landmarks (T, 478, 2) with the head's movement removed: a similarity per frame onto `reference` (478,
     2)."""
     rigid = list(_RIGID)
@@ -149,7 +149,7 @@ def refine(prior: FloatArray, displacement: FloatArray, rig: MouthRig, strength:
     Ridge regression within bounds (a negative coefficient would be a shape that no face makes), by
     coordinate descent.
     """
-    points = list(_LIPS + _CHIN)
+    points = list(LIPS + _CHIN)
     basis = spread(np.eye(len(SPEECH_CHANNELS), dtype=np.float32))  # (C, 52)
     design = np.einsum("ck,kpd->cpd", basis, rig.units[:, points]).reshape(len(SPEECH_CHANNELS), -1).T
     observed = displacement[:, points].reshape(len(displacement), -1)
@@ -221,7 +221,7 @@ def load_grid(data: Path, landmarks: Path, rig: MouthRig) -> list[Clip]:
         # closed moment.
         closed = aperture <= np.percentile(aperture, 12)
         flipped = points[..., :2] * np.array([1, -1], np.float32)  # y up
-        steady = _stabilise(flipped, flipped[rest].mean(axis=0))
+        steady = stabilise(flipped, flipped[rest].mean(axis=0))
         scale = np.linalg.norm(steady[:, 33] - steady[:, 263], axis=1).mean()
         displacement = (steady - np.median(steady[closed], axis=0)) / scale
         target = refine(prior, displacement, rig)

@@ -25,14 +25,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 from visavis.engine.body.fit import Camera
-from visavis.engine.body.fit_clip import (
-    ClipFit,
-    Person,
-    aperture,
-    eye_openness,
-    learn_person,
-    mouth_width,
-)
+from visavis.engine.body.fit_clip import ClipFit
+from visavis.engine.body.person import Person, aperture, eye_openness, learn_person, mouth_width
 from visavis.engine.body.track import Observed, Observer, Track, fit_observed, read_frames
 from visavis.engine.errors import VideoError
 from visavis.engine.motion.channels import CHANNELS, INDEX
