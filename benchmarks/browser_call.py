@@ -146,10 +146,15 @@ async def start_call(page: Page, url: str, source: str) -> float:
     return float(took) / 1000
 
 
-async def record(page: Page, seconds: float, box: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> Recording:
-    """Record a live call; `box` is the crop's left, top and side as shares of the shorter side of the video."""
+async def record(
+    page: Page, seconds: float, box: tuple[float, float, float] = (0.0, 0.0, 1.0), during: str | None = None
+) -> Recording:
+    """Record a live call; `box` is the crop's left, top and side as shares of the shorter side of the video. `during` is a script that is
+    waited for within the recording, before the `seconds`."""
     settings = json.dumps({"crop": CROP, "maxFrames": MAX_FRAMES, "box": box})
     await page.evaluate(_RECORDER % settings)
+    if during:
+        await page.evaluate(during)
     await asyncio.sleep(seconds)
     data = json.loads(await page.evaluate(_STOP))
     frames = np.array(data["frames"], np.float64).reshape(-1, 5)

@@ -23,7 +23,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from visavis.benchmarks.browser import BrowserMissing, chromium
+from visavis.benchmarks.browser import BrowserMissing, Page, chromium
 from visavis.benchmarks.browser_call import (
     FloatArray,
     Recording,
@@ -211,6 +211,35 @@ def analyse(recording: Recording, aperture: FloatArray) -> dict[str, Any]:
     }
 
 
+def draw_stages(stages: dict[str, float], path: Path) -> None:
+    """A stacked bar of the stages (ms by name), as PNG."""
+    import colorsys
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height, left, bar = 1200, 260, 30, 70
+    total = sum(max(0.0, ms) for ms in stages.values())
+    image = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
+    draw.text(
+        (left, 14),
+        f"speech to lips, median: {sum(stages.values()):.0f} ms",
+        "black",
+        ImageFont.load_default(20),
+    )
+    x = float(left)
+    for k, (name, ms) in enumerate(stages.items()):
+        colour = tuple(round(255 * c) for c in colorsys.hls_to_rgb(k / len(stages), 0.6, 0.6))
+        end = x + max(0.0, ms) / total * (width - 2 * left)
+        draw.rectangle((x, 50, end, 50 + bar), fill=colour)
+        x = end
+        column, row = divmod(k, 5)
+        at = (left + column * 390, 136 + row * 23)
+        draw.rectangle((*at, at[0] + 14, at[1] + 14), fill=colour)
+        draw.text((at[0] + 22, at[1] - 2), f"{name}: {ms:.1f} ms", "black", font)
+    image.save(path)
+
+
 async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     import cv2
 
@@ -231,10 +260,23 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
             before, used = await server_metrics(url), cpu_seconds(pid)
             recording = await record(page, args.seconds, face_box(image[:, :, ::-1].copy()))
             after, used = await server_metrics(url), cpu_seconds(pid) - used
+            stages = await page.evaluate("visavis.call.breakdown()")
+            stopped = None
+            if args.barge_ins:
+                stopped = await barge_ins(page, args.barge_ins, face_box(image[:, :, ::-1].copy()))
             await page.evaluate("document.getElementById('call').click()")
     result = {"benchmark": "latency", "first_picture_ms": round(first * 1000, 1)}
     aperture = lip_aperture(recording)
     result |= analyse(recording, aperture)
+    if stages and result["speech_to_lips_ms"] is not None:
+        result["stages_ms"] = {name: round(ms, 1) for name, ms in stages}
+        # what neither the server nor the browser can see: capture, the lips' own way, drawing
+        rest = result["speech_to_lips_ms"] - sum(ms for _, ms in stages)
+        result["stages_ms"]["capture, lips, screen"] = round(rest, 1)
+        if args.plot:
+            draw_stages(result["stages_ms"], args.plot)
+    if stopped is not None:
+        result |= barge_in_figures(*stopped)
     result["server_cores"] = round(used / args.seconds, 3)
     passed = {name: after[name] - before[name] for name in after}
     frames = max(1.0, passed["visavis_frames_total"])
@@ -254,6 +296,48 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
                 voice=recording.voice,
             )
     return result
+
+
+_BARGE_IN = """
+(async (times) => {
+  const rec = window.recording, wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  rec.cleared = [];
+  for (let k = 0; k < times; k++) {
+    document.getElementById("sample").click();
+    await wait(2600 + 137 * (k %% 5));
+    rec.cleared.push(performance.now());
+    await visavis.call.stopSpeaking();
+    await wait(900);
+  }
+})(%d)
+"""
+
+
+async def barge_ins(page: Page, times: int, box: tuple[float, float, float]) -> tuple[Recording, list[float]]:
+    """Let the sample speak and stop it in the middle, several times; (what was received, when it was stopped)."""
+    await page.evaluate("visavis.call.setMicrophone(false)")
+    recording = await record(page, 0.5, box, during=_BARGE_IN % times)
+    return recording, [at / 1000 for at in await page.evaluate("window.recording.cleared")]
+
+
+def barge_in_figures(recording: Recording, cleared: Sequence[float]) -> dict[str, Any]:
+    """How long the mouth stayed open after it was stopped, in those cases where it was open."""
+    aperture = lip_aperture(recording)
+    rest, wide = np.percentile(aperture, 10), np.percentile(aperture, 97)
+    shut = aperture < rest + 0.25 * (wide - rest)
+    delays = []
+    for at in cleared:
+        after = np.flatnonzero(recording.shown >= at)
+        if len(after) < 10 or shut[after[0]]:
+            continue
+        closed = next((k for k in after[:-2] if shut[k : k + 3].all()), None)
+        if closed is not None:
+            delays.append((recording.shown[closed] - at) * 1000)
+    return {
+        "barge_ins": len(delays),
+        "barge_in_to_closed_ms": round(float(np.median(delays)), 1) if delays else None,
+        "barge_in_to_closed_max_ms": round(float(np.max(delays)), 1) if delays else None,
+    }
 
 
 async def server_metrics(url: str) -> dict[str, float]:
@@ -301,6 +385,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--strip", type=Path, metavar="PNG", help="write a strip of received frames to look at"
     )
+    parser.add_argument(
+        "--barge-ins", type=int, default=8, help="how often speech is stopped in its middle (default: 8)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw each stage's share of the latency")
     parser.add_argument("--curves", type=Path, metavar="NPZ", help="write the measured curves")
     args = parser.parse_args(argv)
     if not 5 <= args.seconds <= 140:

@@ -121,7 +121,10 @@ def parse_text(text: str) -> Command:
 class AudioSocket:
     """One WebSocket of a session: commands in, events out through a bounded queue."""
 
-    def __init__(self, session: LiveSession, socket: web.WebSocketResponse) -> None:
+    def __init__(
+        self, session: LiveSession, socket: web.WebSocketResponse, messages_per_s: float = 0.0
+    ) -> None:
+        self._pace = messages_per_s
         self._session = session
         self._socket = socket
         self._events: asyncio.Queue[Event] = asyncio.Queue(EVENT_QUEUE)
@@ -174,7 +177,14 @@ class AudioSocket:
         writer = asyncio.create_task(self._write(), name=f"events-{session.id}")
         self._event({"type": "session.created", "session": {"id": session.id, "rate": self._rate}})
         try:
+            loop = asyncio.get_running_loop()
+            level, at = self._pace, loop.time()
             async for message in self._socket:
+                if self._pace:  # who sends faster is read more slowly
+                    level = min(self._pace, level + (loop.time() - at) * self._pace) - 1
+                    at = loop.time()
+                    if level < 0:
+                        await asyncio.sleep(-level / self._pace)
                 try:
                     if message.type == WSMsgType.BINARY:
                         await self._run(parse_binary(message.data))

@@ -16,6 +16,7 @@ from visavis.server.errors import ApiError
 from visavis.server.ingest import HEARTBEAT_S, AudioSocket
 from visavis.server.limits import RateLimit
 from visavis.server.metrics import CONTENT_TYPE, Metrics
+from visavis.server.openapi import document
 from visavis.server.recording import Recording
 from visavis.server.security import Guard
 from visavis.server.sessions import LiveSession, SessionRegistry
@@ -145,6 +146,12 @@ async def metrics(request: web.Request) -> web.Response:
         body=request.app[METRICS].render().encode(),
         headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"},
     )
+
+
+@routes.get("/openapi.json")
+async def interface(request: web.Request) -> web.Response:
+    """This interface, for tools."""
+    return web.json_response(document())
 
 
 @routes.get("/v1/config")
@@ -431,5 +438,5 @@ async def audio(request: web.Request) -> web.StreamResponse:
     if not socket.can_prepare(request).ok:
         raise ApiError(400, "not_websocket", "This address speaks WebSocket.")
     await socket.prepare(request)
-    await AudioSocket(session, socket).serve()
+    await AudioSocket(session, socket, config.messages_per_s).serve()
     return socket

@@ -230,7 +230,7 @@ def start_process(factory: str, name: str, nice: int) -> WorkerHandle:
         pass_fds=(theirs.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the server, which lets calls end first
+        process_group=0,  # Ctrl-C is for the server, which lets calls end first
     )
     theirs.close()
     return WorkerHandle(name, link, process)
