@@ -5,9 +5,10 @@
 Speakers that nothing was trained on (DATA/grid/val/s26, s31) and synthetic voices, spoken by every motion source that is there (the student, the
 teacher if --teacher names its networks, the first network), by the sound's log energy, and by a peer, HeadAudio (npm @met4citizen/headaudio, a
 real-time viseme detector; --peer names a folder that holds it, --install-peer fetches it there; it needs node). Sources run as a session runs them.
-Baselines know no mouth: a linear map from their values to aperture and width is fitted to films of other speakers (DATA/grid/train/other).
+Baselines know no mouth: a linear map from their values to aperture and width is fitted to films of other
+speakers (DATA/grid/train/other), and the peer's viseme for p, b and m shuts the lips.
 
-aperture, width: correlation with the real lips; lag: frames by which the lips are early; amplitude: against the real one;
+aperture, width: correlation with the real lips (spoken: aperture in speech alone, for real lips rest parted); lag: frames by which the lips are early; amplitude: against the real one;
 landmarks: mean error of the 40 lip landmarks, % of the eyes' distance; recall, precision: lips meet within one frame of a p, b or m
 (found by PyPI pocketsphinx from the known words) and, of the closures made in speech, how many belong there or where the real lips closed;
 jitter: third difference of the aperture against the real one's; seeds: correlation of aperture and of head between two seeds; closing: time
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from visavis.benchmarks.quality_motion_material import (
     not_speech,
 )
 from visavis.benchmarks.quality_motion_sources import (
+    VISEME_PP,
     Baseline,
     Factory,
     Mouth,
@@ -57,13 +60,16 @@ Row = dict[str, Any]
 
 def lips_row(films: list[Film], mouths: list[FloatArray]) -> Row:
     """Figures of aperture and width (T, 2) a film against the real ones."""
-    values: dict[str, list[float]] = {k: [] for k in ("aperture", "width", "amplitude", "lag", "jitter")}
+    values: dict[str, list[float]] = {
+        k: [] for k in ("aperture", "spoken", "width", "amplitude", "lag", "jitter")
+    }
     counts: dict[str, int] = {}
     for film, mouth in zip(films, mouths, strict=True):
         n = min(len(mouth), len(film.mouth))
         made, real = mouth[:n], film.mouth[:n]
         known = np.isfinite(real[:, 0])
         values["aperture"].append(figures.correlation(made[:, 0], real[:, 0]))
+        values["spoken"].append(figures.correlation(made[film.voiced[:n], 0], real[film.voiced[:n], 0]))
         values["width"].append(figures.correlation(made[:, 1], real[:, 1]))
         values["lag"].append(figures.best_lag(made[:, 0], real[:, 0]))
         values["amplitude"].append(float(made[known, 0].std() / real[known, 0].std()))
@@ -199,7 +205,7 @@ def real_row(films: list[Film]) -> Row:
 
 
 COLUMNS = (
-    "aperture", "width", "lag", "amplitude", "landmarks", "recall", "recall_inside", "precision", "jitter", "seeds_aperture", "seeds_head",
+    "aperture", "spoken", "width", "lag", "amplitude", "landmarks", "recall", "recall_inside", "precision", "jitter", "seeds_aperture", "seeds_head",
 )  # fmt: skip
 ALIVE = (
     "closing_ms", "closing_ms_worst", "silence_aperture_max", "noise_frames_open", "blinks_speaking", "blinks_silence",
@@ -259,7 +265,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if folder is None:
             missing["headaudio"] = "not installed (--peer DIR --install-peer fetches it; needs node and npm)"
         else:
-            baselines["headaudio"] = Baseline.fit(lambda s: headaudio(folder, args.lookahead, s), *fit_on)
+            fitted = Baseline.fit(lambda s: headaudio(folder, args.lookahead, s), *fit_on)
+            baselines["headaudio"] = replace(fitted, shut=VISEME_PP)
     for name, baseline in baselines.items():
         say(name)
         curves[name] = list(baseline(sounds))

@@ -20,12 +20,13 @@ SPEAKERS = ("s26", "s31")
 @dataclass(frozen=True)
 class Film:
     """A clip: `sound` at 16 kHz, `mouth` (T, 2) aperture and width of the real lips relative to closed and to rest, in distances between the outer
-    eye corners (NaN without a face), `lips` (T, 40, 2) displacement of the lips' landmarks from rest, `phones` at 100 Hz or None."""
+    eye corners (NaN without a face), `lips` (T, 40, 2) displacement of the lips' landmarks from rest, `voiced` (T,) frames in which the mouth speaks, `phones` at 100 Hz or None."""
 
     key: str
     sound: FloatArray
     mouth: FloatArray
     lips: FloatArray
+    voiced: npt.NDArray[np.bool_]
     phones: npt.NDArray[np.int8] | None
 
 
@@ -72,8 +73,14 @@ def film(path: Path, landmarks: FloatArray, phones: npt.NDArray[np.int8] | None)
     lips = (steady - np.median(steady[closed], axis=0))[:, list(LIPS)] / scale
     mouth = np.stack([aperture - np.median(aperture[closed]), width - np.median(width[rest])], 1)
     mouth[~known] = np.nan
+    voiced = speech_frames(sound, len(points), before=5, after=2)
     return Film(
-        f"{path.parent.name}/{path.stem}", sound, mouth.astype(np.float32), lips.astype(np.float32), phones
+        f"{path.parent.name}/{path.stem}",
+        sound,
+        mouth.astype(np.float32),
+        lips.astype(np.float32),
+        voiced,
+        phones,
     )
 
 

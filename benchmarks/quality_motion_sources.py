@@ -22,6 +22,8 @@ from visavis.engine.session import Session, render_offline
 from visavis.engine.timing import SAMPLES_PER_FRAME
 
 HEADAUDIO = "@met4citizen/headaudio@0.1.0"
+VISEME_PP = 5
+"""The place of p, b and m among HeadAudio's visemes; its values reach 0.75."""
 Factory = Callable[[int], MotionSource]
 
 
@@ -59,10 +61,12 @@ class Mouth:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Features of a recording and the linear map from them to aperture and width that fits real mouths best."""
+    """Features of a recording and the linear map from them to aperture and width that fits real mouths best; no features, no opening."""
 
     features: Callable[[list[FloatArray]], list[FloatArray]]
     weights: FloatArray
+    shut: int | None = None
+    """A feature that says itself that lips are shut, at 0.7."""
 
     @classmethod
     def fit(
@@ -76,7 +80,7 @@ class Baseline:
         for x, mouth in zip(features(sounds), mouths, strict=True):
             n = min(len(x), len(mouth))
             known = np.isfinite(mouth[:n]).all(1)
-            rows.append(np.column_stack([x[:n][known], np.ones(known.sum())]))
+            rows.append(x[:n][known])
             targets.append(mouth[:n][known])
         a, b = np.concatenate(rows), np.concatenate(targets)
         return cls(features, np.linalg.solve(a.T @ a + 1e-3 * np.eye(a.shape[1]), a.T @ b).astype(np.float32))
@@ -85,8 +89,10 @@ class Baseline:
         """Aperture and width (T, 2) of each recording."""
         made = []
         for x in self.features(sounds):
-            mouth = np.column_stack([x, np.ones(len(x))]) @ self.weights
+            mouth = x @ self.weights
             mouth[:, 0] = np.maximum(0, mouth[:, 0])
+            if self.shut is not None:
+                mouth[:, 0] *= 1 - np.clip(x[:, self.shut] / 0.7, 0, 1)
             made.append(mouth.astype(np.float32))
         return made
 
