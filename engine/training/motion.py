@@ -1,0 +1,303 @@
+"""Train the motion model's two networks as many-step teachers; `visavis train motion`.
+
+    python -m visavis.engine.training.motion --part face --minutes runs/motion/minutes.npz --out runs/motion/face
+    python -m visavis.engine.training.motion --part life --minutes runs/motion/minutes.npz --out runs/motion/life --resume
+
+Flow matching with x-prediction, per frame given the past: the transformer reads a history corrupted by noise, in half of the
+steps the model's own samples instead of the truth (what it will live on), and what is heard, dropped in a tenth of the
+sequences (guidance). A loss on differences between frames keeps motion alive. Face and life have separate weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from visavis.engine import diffusion
+from visavis.engine.audio.pcm import FloatArray
+from visavis.engine.motion.layout import FACE, FEATURES, LABELS, LIFE
+from visavis.engine.training.motion_data import Minutes
+from visavis.engine.training.motion_nets import MotionNet, Shape
+
+JUMPING = ("eyeBlink", "brow", "eyeWide")
+"""Values that are generated as they are; the others as what they move."""
+DRAWS = 2
+"""Noise draws a frame: the head is cheap, the transformer is not."""
+
+
+@dataclass
+class Settings:
+    """All that shapes a run; saved with its checkpoint."""
+
+    part: str = "face"
+    steps: int = 2000
+    batch: int = 12
+    length: int = 120
+    rate: float = 1.5e-3
+    width: int = 128
+    layers: int = 3
+    window: int = 25
+    head: int = 192
+    drop_heard: float = 0.1
+    own_history: float = 0.5
+    """Share of steps, after the first quarter, whose history is the model's own."""
+    history_noise: float = 0.5
+    """Most noise mixed into the history."""
+    difference_weight: float = 1.0
+    time_mean: float = -0.4
+    anchor: float = 0.3
+    """How far film pulls the mouth away from the encoder's mean (0 to 1): film is nearly all of one man, and a network given all
+    of it speaks with his lips."""
+    start: str = ""
+    """Begin with the weights of this final.pt."""
+    seed: int = 0
+
+
+def make_net(settings: Settings) -> MotionNet:
+    values = len(FACE) if settings.part == "face" else len(LIFE)
+    return MotionNet(
+        Shape(
+            values, FEATURES + 1, LABELS, settings.width, settings.layers, 4, settings.window, settings.head
+        )
+    )
+
+
+@dataclass
+class Batch:
+    """What the head is to generate, x (B, T, D); what is read of the frames before; what is heard (last feature: 1 = heard);
+    labels; weight."""
+
+    x: Tensor
+    past: Tensor
+    heard: Tensor
+    labels: Tensor
+    weight: Tensor
+
+
+class Sequences:
+    """Random stretches of minutes."""
+
+    def __init__(self, minutes: Minutes, part: str, net: MotionNet, fit: bool, anchor: float) -> None:
+        self.minutes = minutes
+        self.values = minutes.life
+        if part == "face":
+            mean = np.clip(minutes.heard[..., : len(FACE)], 0, 1)
+            filmed = (minutes.weight > 0.9)[..., None]
+            self.values = np.where(filmed, mean + anchor * (minutes.face - mean), minutes.face)
+        self.weight = minutes.weight if part == "face" else np.ones_like(minutes.weight)
+        if fit:
+            flat = torch.from_numpy(self.values.reshape(-1, self.values.shape[-1]))
+            net.centre.copy_(flat.mean(0))
+            net.spread.copy_(flat.std(0).clamp(min=0.01 if part == "face" else 5e-4))
+            net.stride.copy_(net.spread)
+            if part == "life":
+                smooth = torch.tensor([not name.startswith(JUMPING) for name in LIFE])
+                moves = torch.from_numpy(np.diff(self.values, axis=1).reshape(-1, len(LIFE))).std(0)
+                net.integrates.copy_(smooth)
+                net.stride.copy_(torch.where(smooth, moves.clamp(min=2e-5), net.spread))
+        self.net = net
+
+    def draw(self, settings: Settings, rng: np.random.Generator) -> Batch:
+        k, n = self.values.shape[:2]
+        rows = rng.integers(0, k, settings.batch)
+        starts = rng.integers(0, n - settings.length - 1, settings.batch)
+        at = starts[:, None] + np.arange(settings.length + 2)
+        x = torch.from_numpy(self.values[rows[:, None], at])
+        at = at[:, 2:]
+        heard = self.minutes.heard[rows[:, None], at].copy()
+        labels = self.minutes.labels[rows[:, None], at].copy()
+        told = (rng.random(settings.batch) >= settings.drop_heard)[:, None, None].astype(np.float32)
+        labels *= (rng.random(settings.batch) >= 0.05)[:, None, None]
+        heard = np.concatenate([heard, np.ones_like(heard[..., :1])], -1) * told
+        weight = self.weight[rows[:, None], at]
+        made = self.net.generated(x[:, 1:], x[:, :-1])
+        past = self.net.past(x[:, 1:-1], made[:, :-1])
+        told_of = (torch.from_numpy(a.astype(np.float32)) for a in (heard, labels, weight))
+        return Batch(made[:, 1:], past, *told_of)
+
+
+def own_samples(net: MotionNet, batch: Batch, steps: int = 2) -> Tensor:
+    """The model's samples (B, T, D) given the true past."""
+    with torch.no_grad():
+        context = net(batch.past, batch.heard, batch.labels)
+        size = torch.zeros(*batch.x.shape[:2], 1)
+
+        def predict(x_t: Tensor, t: float) -> Tensor:
+            return net.head(x_t, torch.full_like(size, t), size, context)
+
+        return diffusion.euler(predict, torch.randn_like(batch.x), diffusion.schedule(steps))
+
+
+def corrupted(net: MotionNet, batch: Batch, settings: Settings, own: bool) -> Tensor:
+    """The history that the transformer reads."""
+    past = batch.past
+    if own:
+        made = own_samples(net, batch)
+        past = with_own(past, made)
+    level = settings.history_noise * torch.rand(len(past), 1) ** 2
+    return diffusion.noisy_history(past, torch.randn_like(past), level)
+
+
+def with_own(past: Tensor, made: Tensor) -> Tensor:
+    """The past with the model's own generations in the place of the true ones (without momentum they are the same thing;
+    with it, places stay true and moves are its own)."""
+    rest, size = past.shape[-1] - made.shape[-1], made.shape[-1]
+    return torch.cat([past[..., :rest], torch.cat([past[:, :1, rest : rest + size], made[:, :-1]], 1)], -1)
+
+
+def loss_of(net: MotionNet, batch: Batch, settings: Settings, own: bool) -> tuple[Tensor, Tensor]:
+    """Flow-matching loss and that of differences."""
+    context = net(corrupted(net, batch, settings, own), batch.heard, batch.labels)
+    draws, (b, n, _) = DRAWS, batch.x.shape
+    x = batch.x.expand(draws, -1, -1, -1).reshape(draws * b, n, -1)
+    context = context.expand(draws, -1, -1, -1).reshape(draws * b, n, -1)
+    weight = batch.weight.repeat(draws, 1)
+    # One time for a sequence, so that differences between frames compare like with like.
+    t = diffusion.logit_normal(torch.randn(draws * b, 1), settings.time_mean, 1.2).expand(-1, n)
+    noise = torch.randn_like(x)
+    x_hat = net.head(diffusion.mix(noise, x, t), t[..., None], torch.zeros_like(t)[..., None], context)
+    flow = diffusion.huber(x_hat, x, 0.3).mean(-1)
+    # The weight of velocities, bounded: errors near the data count more.
+    worth = 1 / (1 - t).clamp(min=0.25)
+    main = (flow * worth * weight).sum() / weight.sum()
+    pairs = weight[:, 1:] * weight[:, :-1]
+    step = diffusion.temporal_difference(x_hat) - diffusion.temporal_difference(x)
+    difference = ((step**2 + 0.01).sqrt().mean(-1) * pairs).sum() / pairs.sum()
+    return main, difference
+
+
+def rollout(
+    net: MotionNet, heard: FloatArray, labels: FloatArray, *, steps: int, seed: int = 0,
+    temperature: float = 1.0, guidance: float = 1.0, sized: bool = False, start: FloatArray | None = None,
+) -> FloatArray:  # fmt: skip
+    """Live on its own frames: heard (B, T, FEATURES), labels (B, T, LABELS) -> values (B, T, D). `sized` tells the head how
+    long its steps are (a distilled student)."""
+    b, n = heard.shape[:2]
+    shape = net.shape
+    generator = torch.Generator().manual_seed(seed)
+    told = torch.from_numpy(np.concatenate([heard, np.ones_like(heard[..., :1])], -1).astype(np.float32))
+    tags = torch.from_numpy(labels.astype(np.float32))
+    ways = 1 if guidance == 1 else 2
+    rings = torch.zeros(2, ways * b, shape.layers, shape.heads, shape.window, shape.width // shape.heads)
+    place = torch.zeros(b, shape.values) if start is None else torch.from_numpy(start)
+    moved = torch.zeros(b, shape.values)
+    times, out = diffusion.schedule(steps), []
+    with torch.no_grad():
+        for k in range(n):
+            h, p, g = told[:, k], net.past(place, moved), tags[:, k]
+            if ways == 2:
+                h, p, g = torch.cat([h, torch.zeros_like(h)]), torch.cat([p, p]), torch.cat([g, g])
+            at = torch.full((ways * b,), k % shape.window)
+            filled = torch.full((ways * b,), min(k, shape.window - 1))
+            context, keys, values = net.step(p, h, g, rings[0], rings[1], at, filled)
+            rings = torch.stack([keys, values])
+            size = torch.full((b, 1), 1 / steps if sized else 0.0)
+
+            def predict(x_t: Tensor, t: float, context: Tensor = context, size: Tensor = size) -> Tensor:
+                now = torch.full((b, 1), t)
+                given = net.head(x_t, now, size, context[:b])
+                if ways == 1:
+                    return given
+                return diffusion.guided(given, net.head(x_t, now, size, context[b:]), guidance)
+
+            noise = temperature * torch.randn(b, shape.values, generator=generator)
+            moved = diffusion.euler(predict, noise, times)
+            place = net.shown(moved, place)
+            out.append(place)
+        return torch.stack(out, 1).numpy()
+
+
+def train(minutes: Minutes, out: Path, settings: Settings, resume: bool) -> MotionNet:
+    """Run or go on with a training; `out` gets checkpoint.pt, log.jsonl, final.pt."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(settings.seed)
+    net, ema = make_net(settings), make_net(settings)
+    if settings.start:
+        net.load_state_dict(torch.load(settings.start, weights_only=True)["ema"])
+    optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.01)
+    first, checkpoint = 0, out / "checkpoint.pt"
+    going_on = resume and checkpoint.exists()
+    sequences = Sequences(minutes, settings.part, net, not (going_on or settings.start), settings.anchor)
+    ema.load_state_dict(net.state_dict())
+    if going_on:
+        saved = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(saved["net"])
+        ema.load_state_dict(saved["ema"])
+        optimiser.load_state_dict(saved["optimiser"])
+        first = saved["step"]
+        sequences = Sequences(minutes, settings.part, net, False, settings.anchor)
+    rng = np.random.default_rng(settings.seed + 7 + first)
+    started, sums, counted = time.time(), np.zeros(2), 0
+    for step in range(first, settings.steps):
+        rate = settings.rate * min(1, (step + 1) / 100)
+        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        own = step > settings.steps // 4 and rng.random() < settings.own_history
+        main, difference = loss_of(net, sequences.draw(settings, rng), settings, own)
+        loss = main + settings.difference_weight * difference
+        if not math.isfinite(loss.item()):
+            raise RuntimeError(f"the loss is {loss.item()} at step {step}")
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        keep = min(0.995, (step + 1) / (step + 20))
+        with torch.no_grad():
+            for mine, theirs in zip(ema.parameters(), net.parameters(), strict=True):
+                mine.lerp_(theirs, 1 - keep)
+        sums += (main.item(), difference.item())
+        counted += 1
+        if step % 100 == 99 or step + 1 == settings.steps:
+            row = {"part": settings.part, "step": step + 1, "seconds": round(time.time() - started)}
+            row |= dict(zip(("flow", "difference"), (sums / counted).round(4).tolist(), strict=True))
+            sums, counted = np.zeros(2), 0
+            print(json.dumps(row), flush=True)
+            with open(out / "log.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+            torch.save({"net": net.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict(),
+                        "step": step + 1, "settings": asdict(settings)}, checkpoint.with_suffix(".part"))  # fmt: skip
+            checkpoint.with_suffix(".part").replace(checkpoint)
+    torch.save(
+        {"ema": ema.state_dict(), "settings": asdict(settings), "arms": torch.from_numpy(minutes.arms)},
+        out / "final.pt",
+    )
+    return ema
+
+
+def load_net(path: Path) -> tuple[MotionNet, Settings]:
+    """A network from final.pt or checkpoint.pt."""
+    saved = torch.load(path, weights_only=True)
+    settings = Settings(**{k: v for k, v in saved["settings"].items() if k in Settings.__annotations__})
+    net = make_net(settings)
+    net.load_state_dict(saved["ema"])
+    return net.eval(), settings
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="visavis train motion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=Path, default=Path("runs/motion/minutes.npz"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    for name, value in asdict(Settings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    args = parser.parse_args(arguments)
+    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+    if settings.part not in ("face", "life"):
+        parser.error(f"--part is {settings.part!r}, expected face or life")
+    train(Minutes.load(args.minutes), args.out, settings, args.resume)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

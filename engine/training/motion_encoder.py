@@ -1,0 +1,461 @@
+"""The speech encoder of the motion model: what is said, by whomever, and the mean of what a mouth does at it.
+
+    python -m visavis.engine.training.motion_encoder --data ../shared/data --landmarks runs/landmarks.npz \
+        --phones runs/motion/phones.npz --spoken runs/voices.npz --out runs/motion/encoder
+
+Film of one man teaches his lips, not everybody's: a mouth read off phonemes suits strangers better than one read off his
+sound (linear read-outs on unseen speakers: see the card). So the mouth hangs on a bottleneck, phoneme posteriors and a few
+prosodic values; a second way, straight from the sound, is switched off in half of all sequences. Phonemes are learned from
+aligned film and from synthetic voices; a loss on each clip's correlation asks for the shape of the curve and leaves each
+speaker their own amplitude.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pickle
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS
+from visavis.engine.audio.pcm import FloatArray
+from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD, SPEECH_CHANNELS, spread
+from visavis.engine.training import augment
+from visavis.engine.training.data import Clip, MouthRig, Spoken, load_facegood, load_grid, load_voices
+from visavis.engine.training.speech import (
+    BODY,
+    Bank,
+    Scales,
+    SpeechNet,
+    average,
+    batch,
+    clip_curve,
+    make_scales,
+    split,
+    spoken_curve,
+)
+from visavis.engine.training.speech import Settings as MixSettings
+from visavis.engine.training.voices import CLASSES, CLOSED, LEAST_APERTURE
+
+LENGTH = 100
+N = len(SPEECH_CHANNELS)
+PROSODY = 4
+"""Free values beside the phonemes: loudness, pace and what else the mouth needs to know."""
+
+
+@dataclass
+class Settings:
+    """All that shapes a run; saved with its checkpoint."""
+
+    steps: int = 1500
+    batch: int = 20
+    rate: float = 1.2e-3
+    width: int = 256
+    tail: int = 96
+    dropout: float = 0.3
+    s1_variants: int = 3
+    other_variants: int = 40
+    spoken_variants: int = 3
+    other: float = 0.25
+    facegood: float = 0.04
+    voices: float = 0.33
+    silence: float = 0.08
+    phone_weight: float = 1.0
+    correlation_weight: float = 1.0
+    aperture_weight: float = 1.5
+    closure_weight: float = 5.0
+    parting_weight: float = 1.0
+    seed: int = 0
+    start: str = ""
+    """A final.pt of engine.training.speech or of this module to begin with."""
+
+
+@dataclass
+class Heard:
+    """What the encoder says of each frame: B sequences, T frames."""
+
+    mouth_BTN: Tensor
+    """Mean of the speech channels."""
+    voice_BT: Tensor
+    """Logit of somebody speaking."""
+    phone_BTK: Tensor
+    """Logits of the classes of phonemes."""
+    prosody_BTP: Tensor
+
+
+class SpeechEncoder(nn.Module):
+    """Log-mel features of video frames -> phonemes, prosody, voice, mean mouth."""
+
+    def __init__(self, width: int = 256, tail: int = 96, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.width, self.tail_width = width, tail
+        self.conv1 = nn.Conv2d(1, 32, (4, 9), stride=(2, 4), padding=(0, 4))
+        self.conv2 = nn.Conv2d(32, 64, (5, 3), stride=(2, 2), padding=(0, 1))
+        self.join = nn.Linear(64 * N_MELS // 8 + MAX_LOOKAHEAD + 1, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.mixer = nn.Linear(2 * width, width)
+        self.voice = nn.Linear(width, 1)
+        self.phone = nn.Linear(width, len(CLASSES))
+        self.prosody = nn.Linear(width, PROSODY)
+        self.tail = nn.GRU(len(CLASSES) + 1 + PROSODY, tail, batch_first=True)
+        self.spoken = nn.Linear(tail, N)
+        self.sounded = nn.Linear(width, N)
+        self.register_buffer("gain", torch.ones(N))
+
+    def encode(self, mel_BNM: Tensor, delay_BD: Tensor) -> Tensor:
+        """Features (B, CONTEXT + 4 T, M) -> (B, T, width); frame t sees features up to 4 t + 3."""
+        x = (mel_BNM[:, None] - 4.0) / 3.0
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        x = x.permute(0, 2, 1, 3).flatten(2)
+        delay = delay_BD[:, None].expand(-1, x.shape[1], -1)
+        return self.norm(F.relu(self.join(torch.cat([self.dropout(x), delay], dim=2))))
+
+    def read(self, encoded: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """-> inner features, voice, phone, prosody, input of the tail."""
+        x = F.relu(self.mixer(self.dropout(torch.cat([encoded, recurrent], dim=2))))
+        x = self.dropout(x)
+        voice, phone, prosody = self.voice(x), self.phone(x), torch.tanh(self.prosody(x))
+        told = torch.cat([torch.softmax(phone, -1), torch.sigmoid(voice), prosody], dim=2)
+        return x, voice[..., 0], phone, prosody, told
+
+    def mouth(self, x: Tensor, tail: Tensor, straight: Tensor | float = 1.0) -> Tensor:
+        """Mean mouth (B, T, N); `straight` (B, 1, 1) switches the way past the phonemes off."""
+        return self.spoken(tail) + straight * self.sounded(x)
+
+    def forward(self, mel_BNM: Tensor, delay_BD: Tensor, straight: Tensor | float = 1.0) -> Heard:
+        """A whole sequence after silence."""
+        context = mel_BNM.new_zeros(len(mel_BNM), CONTEXT, mel_BNM.shape[2])
+        encoded = self.encode(torch.cat([context, mel_BNM], dim=1), delay_BD)
+        x, voice, phone, prosody, told = self.read(encoded, self.gru(encoded)[0])
+        return Heard(self.mouth(x, self.tail(told)[0], straight), voice, phone, prosody)
+
+
+class Experts(nn.Module):
+    """Two views of the mean mouth in one: how far it opens is the first network's, how wide it is the encoder's. Each is the
+    better of the two at that on speakers that neither was trained on (see the card)."""
+
+    def __init__(self, encoder: SpeechEncoder, first: SpeechNet, rig: MouthRig) -> None:
+        super().__init__()
+        self.encoder, self.first = encoder, first
+        basis = spread(np.eye(N, dtype=np.float32))
+        aperture, width = basis @ rig.aperture, basis @ rig.width
+        # Along this direction the width changes and the aperture does not.
+        along = width - aperture * (aperture @ width) / (aperture @ aperture)
+        self.register_buffer("widen", torch.from_numpy(np.outer(width, along) / (width @ along)).float())
+
+    def mix(self, ours_BTN: Tensor, first_BTN: Tensor) -> Tensor:
+        """Mean mouths of both -> the one."""
+        return first_BTN + (ours_BTN - first_BTN) @ self.widen
+
+    def forward(self, mel_BNM: Tensor, delay_BD: Tensor) -> Heard:
+        """As the encoder's, gains applied."""
+        heard = self.encoder(mel_BNM, delay_BD)
+        face, voice, _ = self.first(mel_BNM, delay_BD)
+        heard.mouth_BTN = self.mix(heard.mouth_BTN * self.encoder.gain, face * self.first.gain)
+        heard.voice_BT = voice  # the first network's gate is well tried
+        return heard
+
+
+def load_experts(path: Path, first_path: Path) -> Experts:
+    """The encoder of a final.pt or checkpoint.pt of this module beside the network of `training.speech`'s final.pt."""
+    saved = torch.load(path, weights_only=True)
+    encoder = SpeechEncoder(saved["settings"]["width"], saved["settings"]["tail"], 0.0)
+    encoder.load_state_dict(saved["ema"])
+    saved = torch.load(first_path, weights_only=True)
+    first = SpeechNet(saved["settings"]["width"], 0.0)
+    first.load_state_dict(saved["ema"])
+    return Experts(encoder, first, MouthRig.load(BODY)).eval()
+
+
+def build_bank(
+    clips: list[Clip], phones: dict[str, npt.NDArray[np.int8]], spoken: list[Spoken], settings: Settings
+) -> Bank:
+    """Clips in several voices each, with phonemes where they are known."""
+    rng = np.random.default_rng(settings.seed + 1)
+    bank = Bank([], [], {"s1": [], "other": [], "facegood": [], "voices": []}, [])
+
+    def add(group: str, mel: FloatArray, curve: FloatArray) -> None:
+        bank.groups[group].append(len(bank.mels))
+        bank.mels.append(mel[: len(curve) * MELS_PER_FRAME].astype(np.float16))
+        bank.curves.append(curve.astype(np.float16))
+
+    repeats = {"s1": settings.s1_variants, "other": settings.other_variants, "facegood": settings.s1_variants}
+    for number, clip in enumerate(clips):
+        group = clip.speaker if clip.speaker in ("s1", "facegood") else "other"
+        curve = clip_curve(clip)
+        for k in range(repeats[group]):
+            voice = augment.Voice() if k == 0 else augment.random_voice(rng)
+            mel = augment.log_mel(clip.sound, voice, rng)
+            n = len(mel) // MELS_PER_FRAME
+            moved = augment.resample_curve(curve, voice.speed, n)
+            if clip.key in phones:
+                moved[:, -1] = spoken_curve(phones[clip.key], voice.speed, n)[:, -1]
+            add(group, mel, moved)
+        if number % 100 == 0:
+            print(f"voices: clip {number} of {len(clips)}", flush=True)
+    for sentence in spoken:
+        for k in range(settings.spoken_variants):
+            voice = augment.Voice() if k == 0 else augment.random_voice(rng)
+            mel = augment.log_mel(sentence.sound, voice, rng)
+            n = len(mel) // MELS_PER_FRAME
+            add("voices", mel, spoken_curve(sentence.phones, voice.speed, n))
+    bank.noises = [augment.noise(rng, LENGTH * MELS_PER_FRAME).astype(np.float16) for _ in range(300)]
+    return bank
+
+
+def correlation_loss(made_BT: Tensor, real_BT: Tensor, weight_BT: Tensor) -> Tensor:
+    """Mean over sequences of 1 - correlation over the frames that count; sequences without movement are left out."""
+    total = weight_BT.sum(1, keepdim=True).clamp(min=1e-3)
+    made = made_BT - (made_BT * weight_BT).sum(1, keepdim=True) / total
+    real = real_BT - (real_BT * weight_BT).sum(1, keepdim=True) / total
+    covariance = (made * real * weight_BT).sum(1)
+    power = (made.square() * weight_BT).sum(1).clamp(min=1e-2)
+    spread = (
+        power * (real.square() * weight_BT).sum(1).clamp(min=1e-2)
+    ).sqrt()  # a root of 0 has no gradient
+    counts = (real.square() * weight_BT).sum(1) > 3.0
+    return ((1 - covariance / spread) * counts).sum() / counts.sum().clamp(min=1)
+
+
+def loss_of(
+    net: SpeechEncoder, mel: Tensor, curve: Tensor, delay: Tensor, scales: Scales, settings: Settings
+) -> tuple[Tensor, dict[str, float]]:
+    """Curves are those of `speech.clip_curve`, (B, T, N + 5)."""
+    straight = (torch.rand(len(mel), 1, 1) < 0.5).float()
+    heard = net(mel, delay, straight)
+    face, classes = heard.mouth_BTN, curve[..., N + 4].long()
+    weight, voiced, known = curve[..., N + 2], curve[..., N + 3], classes >= 0
+    openness = torch.stack([face @ scales.aperture, face @ scales.width], dim=-1) / scales.openness
+    wanted = curve[..., N : N + 2] / scales.openness
+    error = (face - curve[..., :N]) / scales.channel
+    channel = (F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none").mean(-1) * weight).mean()
+    gap = (openness - wanted) ** 2
+    opening = ((gap[..., 0] + 0.5 * gap[..., 1]) * weight).mean()
+    both = weight[:, 1:] * weight[:, :-1]
+    step = (torch.diff(openness, dim=1) - torch.diff(wanted, dim=1)) ** 2
+    motion = ((step[..., 0] + 0.5 * step[..., 1]) * both).mean()
+    shape = correlation_loss(openness[..., 0], wanted[..., 0], weight) + correlation_loss(
+        openness[..., 1], wanted[..., 1], weight
+    )
+    told = (weight > 0) | known
+    speaks = F.binary_cross_entropy_with_logits(heard.voice_BT, (voiced > 0.5).float(), weight=told.float())
+    phone = F.cross_entropy(heard.phone_BTK[known], classes[known]) if known.any() else face.sum() * 0
+    filmless = known & (weight == 0)
+    # Lips meet at p, b and m; a vowel parts them at least so far (half of what is usual: a bound, no target).
+    lowest = torch.from_numpy(LEAST_APERTURE)[classes.clamp(min=0)] / scales.openness[0]
+    aperture = openness[..., 0]
+    meet = torch.relu(aperture - 0.01 / scales.openness[0]) ** 2 * ((classes == CLOSED) & filmless)
+    part = torch.relu(lowest - aperture) ** 2 * filmless
+    rest = 0.02 * torch.relu(-face / scales.channel).mean() + 0.3 * speaks
+    loss = channel + settings.aperture_weight * opening + 0.5 * motion + rest
+    loss = loss + settings.correlation_weight * 0.25 * shape + settings.phone_weight * 0.3 * phone
+    loss = loss + (settings.closure_weight * meet + settings.parting_weight * part).mean()
+    return loss, {"phone": phone.item(), "shape": shape.item() / 2}
+
+
+def predict(net: SpeechEncoder, clips: list[Clip], lookahead: int) -> list[dict[str, FloatArray]]:
+    """Of each clip, aligned with it: mouth (T, N) with gain, voice (T,), phones (T, K)."""
+    net.eval()
+    delay = torch.eye(MAX_LOOKAHEAD + 1)[[lookahead]]
+    out = []
+    with torch.no_grad():
+        for clip in clips:
+            mel = augment.log_mel(clip.sound, augment.Voice(), np.random.default_rng(0))
+            n = (len(clip.aperture) + lookahead) * MELS_PER_FRAME
+            mel = np.concatenate([mel, np.zeros((n, N_MELS), np.float32)])[:n]
+            heard = net(torch.from_numpy(mel[None]), delay)
+            out.append(
+                {
+                    "mouth": (heard.mouth_BTN[0, lookahead:] * net.gain).numpy(),
+                    "voice": torch.sigmoid(heard.voice_BT[0, lookahead:]).numpy(),
+                    "phones": torch.softmax(heard.phone_BTK[0, lookahead:], -1).numpy(),
+                }
+            )
+    net.train()
+    return out
+
+
+def correlation(a: FloatArray, b: FloatArray) -> float:
+    """Pearson's, 0 where one does not move."""
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-9 and b.std() > 1e-9 else 0.0
+
+
+def read_out(mouth: FloatArray, scales: Scales) -> tuple[FloatArray, FloatArray]:
+    """Aperture and width (T,) of speech channels (T, N)."""
+    shown = np.clip(mouth, 0, 1)
+    return shown @ scales.aperture.numpy(), shown @ scales.width.numpy()
+
+
+def measure(
+    net: SpeechEncoder,
+    clips: list[Clip],
+    phones: dict[str, npt.NDArray[np.int8]],
+    scales: Scales,
+    lookahead: int = 2,
+) -> dict[str, float]:
+    """Against real video: correlation of aperture and width by speaker, share of phonemes told right."""
+    rows = []
+    for clip, said in zip(clips, predict(net, clips, lookahead), strict=True):
+        aperture, width = read_out(said["mouth"], scales)
+        n = len(aperture)
+        right = 0.0
+        if clip.key in phones:
+            classes = spoken_curve(phones[clip.key], 1.0, n)[:, -1]
+            speech = classes > 0
+            right = float((said["phones"].argmax(1) == classes)[speech].mean())
+        rows.append((clip.speaker, correlation(aperture, clip.aperture), correlation(width, clip.width), right,
+                     float(aperture.std() / clip.aperture.std()), float(np.abs(aperture[clip.silent]).mean()) if clip.silent.any() else 0.0))  # fmt: skip
+    out: dict[str, float] = {}
+    for name in sorted({row[0] for row in rows}):
+        mine = np.array([row[1:4] for row in rows if row[0] == name]).mean(0)
+        out |= {f"{name}_aperture": round(float(mine[0]), 4), f"{name}_width": round(float(mine[1]), 4)}
+    table = np.array([row[1:] for row in rows])
+    for k, name in enumerate(("aperture", "width", "phone", "spread", "silence")):
+        out[name] = round(float(table[:, k].mean()), 4)
+    return out
+
+
+def load_start(net: SpeechEncoder, path: str) -> None:
+    """Take what fits of a checkpoint."""
+    saved = torch.load(path, weights_only=True)
+    weights = saved["ema"]
+    mine = net.state_dict()
+    net.load_state_dict(
+        {name: weights[name] if name in weights and weights[name].shape == value.shape else value
+         for name, value in mine.items()}
+    )  # fmt: skip
+    net.gain.fill_(1)
+
+
+def train(
+    bank: Bank,
+    held: list[Clip],
+    known: list[Clip],
+    phones: dict[str, npt.NDArray[np.int8]],
+    scales: Scales,
+    out: Path,
+    settings: Settings,
+    resume: bool,
+) -> SpeechEncoder:
+    """Run or go on with a training; `out` gets checkpoint.pt, log.jsonl, final.pt."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(settings.seed)
+    mix = MixSettings(
+        batch=settings.batch,
+        other=settings.other,
+        facegood=settings.facegood,
+        voices=settings.voices,
+        silence=settings.silence,
+    )
+    net = SpeechEncoder(settings.width, settings.tail, settings.dropout)
+    if settings.start:
+        load_start(net, settings.start)
+    ema = SpeechEncoder(settings.width, settings.tail, settings.dropout)
+    ema.load_state_dict(net.state_dict())
+    optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.02)
+    first, checkpoint = 0, out / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(saved["net"])
+        ema.load_state_dict(saved["ema"])
+        optimiser.load_state_dict(saved["optimiser"])
+        first = saved["step"]
+    rng = np.random.default_rng(settings.seed + 2 + first)
+    started, sums, counted = time.time(), np.zeros(3), 0
+    for step in range(first, settings.steps):
+        rate = settings.rate * min(1, (step + 1) / 100)
+        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        mel, curve, delay, delays = batch(bank, mix, rng)
+        for row, late in enumerate(delays.tolist()):  # nothing is known of the frames before the first
+            curve[row, :late, -3] = 0
+            curve[row, :late, -1] = -1
+        loss, parts = loss_of(net, mel, curve, delay, scales, settings)
+        if not math.isfinite(loss.item()):
+            raise RuntimeError(f"the loss is {loss.item()} at step {step}")
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        average(ema, net, min(0.995, (step + 1) / (step + 20)))
+        sums += (loss.item(), parts["phone"], parts["shape"])
+        counted += 1
+        if step % 150 == 149 or step + 1 == settings.steps:
+            row = {"step": step + 1, "seconds": round(time.time() - started)}
+            row |= dict(zip(("loss", "phone", "shape"), (sums / counted).round(4).tolist(), strict=True))
+            row |= measure(ema, held, phones, scales)
+            row["known_aperture"] = measure(ema, known, phones, scales)["aperture"]
+            sums, counted = np.zeros(3), 0
+            print(json.dumps(row), flush=True)
+            with open(out / "log.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+            torch.save({"net": net.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict(),
+                        "step": step + 1, "settings": asdict(settings)}, checkpoint.with_suffix(".part"))  # fmt: skip
+            checkpoint.with_suffix(".part").replace(checkpoint)
+    torch.save({"ema": ema.state_dict(), "settings": asdict(settings)}, out / "final.pt")
+    return ema
+
+
+def load_phones(path: Path) -> dict[str, npt.NDArray[np.int8]]:
+    """What `motion_align` wrote."""
+    with np.load(path) as made:
+        return {key: made[key] for key in made.files}
+
+
+def prepare(
+    data: Path, landmarks: Path, phones_path: Path, spoken_paths: list[Path], cache: Path, settings: Settings
+) -> tuple[Bank, list[Clip], list[Clip], dict[str, npt.NDArray[np.int8]], Scales]:
+    """The bank (kept in `cache`), held-out clips, some known clips, phonemes, scales."""
+    phones, rig = load_phones(phones_path), MouthRig.load(BODY)
+    if cache.exists():
+        bank, held, known = pickle.loads(cache.read_bytes())  # our own file
+    else:
+        clips = load_grid(data, landmarks, rig)
+        trained, held = split(clips, data)
+        spoken = [sentence for path in spoken_paths for sentence in load_voices(path)]
+        bank = build_bank(trained + load_facegood(data, rig), phones, spoken, settings)
+        known = [c for c in trained if c.speaker == "s1"][:16]
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_bytes(pickle.dumps((bank, held, known)))
+    return bank, held, known, phones, make_scales(bank, rig)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds grid/ and facegood/")
+    parser.add_argument("--landmarks", type=Path, default=Path("runs/landmarks.npz"))
+    parser.add_argument("--phones", type=Path, default=Path("runs/motion/phones.npz"))
+    parser.add_argument("--spoken", type=Path, nargs="*", default=[Path("runs/voices.npz")])
+    parser.add_argument("--bank", type=Path, default=Path("runs/motion/bank.pkl"), help="prepared data")
+    parser.add_argument("--out", type=Path, default=Path("runs/motion/encoder"))
+    parser.add_argument("--resume", action="store_true")
+    for name, value in asdict(Settings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    args = parser.parse_args(arguments)
+    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+    bank, held, known, phones, scales = prepare(
+        args.data, args.landmarks, args.phones, args.spoken, args.bank, settings
+    )
+    net = train(bank, held, known, phones, scales, args.out, settings, args.resume)
+    for lookahead in range(MAX_LOOKAHEAD + 1):
+        print(json.dumps({"lookahead": lookahead} | measure(net, held, phones, scales, lookahead)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
