@@ -269,12 +269,13 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     aperture = lip_aperture(recording)
     result |= analyse(recording, aperture)
     if stages and result["speech_to_lips_ms"] is not None:
-        result["stages_ms"] = {name: round(ms, 1) for name, ms in stages}
+        shares = {name: round(ms, 1) for name, ms in stages}
         # what neither the server nor the browser can see: capture, the lips' own way, drawing
         rest = result["speech_to_lips_ms"] - sum(ms for _, ms in stages)
-        result["stages_ms"]["capture, lips, screen"] = round(rest, 1)
+        shares["capture, lips, screen"] = round(rest, 1)
+        result["stages_ms"] = shares
         if args.plot:
-            draw_stages(result["stages_ms"], args.plot)
+            draw_stages(shares, args.plot)
     if stopped is not None:
         result |= barge_in_figures(*stopped)
     result["server_cores"] = round(used / args.seconds, 3)

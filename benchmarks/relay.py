@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 _CANDIDATE = re.compile(r"^a=candidate:\S+ \d+ (?i:udp) \d+ (\S+) (\d+) typ host.*$", re.MULTILINE)
@@ -42,8 +43,8 @@ class LossyRelay:
         host = "127.0.0.1" if server[0].startswith("127.") else server[0]
         for side in (0, 1):
             transport, _ = await loop.create_datagram_endpoint(
-                lambda side=side: _Side(self, side), local_addr=(host, 0)
-            )  # type: ignore[misc]
+                partial(_Side, self, side), local_addr=(host, 0)
+            )
             self._sides.append(transport)
         return self._sides[0].get_extra_info("sockname")[:2]
 

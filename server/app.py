@@ -16,6 +16,7 @@ from visavis.server.errors import errors_middleware
 from visavis.server.limits import RateLimit
 from visavis.server.metrics import Metrics
 from visavis.server.routes import AVATARS, CONFIG, ENGINE, GUARD, LIMITS, METRICS, SESSIONS, WORKERS, routes
+from visavis.server.routes_people import people_routes
 from visavis.server.security import Guard, security_middleware
 from visavis.server.sessions import SessionRegistry
 from visavis.server.workers import WorkerPool
@@ -40,6 +41,7 @@ def create_app(config: ServerConfig | None = None, engine: Engine | None = None)
     app[AVATARS] = AvatarStore(config, engine, app[WORKERS], metrics)
     app[SESSIONS] = SessionRegistry(config, app[WORKERS], app[AVATARS], metrics)
     app.add_routes(routes)
+    app.add_routes(people_routes)
     app.cleanup_ctx.append(_lifetime)
     app.on_shutdown.append(_end_sessions)
     return app

@@ -15,7 +15,8 @@ from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine
 from visavis.server.errors import ApiError
 from visavis.server.metrics import Metrics
-from visavis.server.workers import WorkerLost, WorkerPool, WorkerRefused
+from visavis.server.worker_handle import WorkerLost, WorkerRefused
+from visavis.server.workers import WorkerPool
 
 log = logging.getLogger(__name__)
 

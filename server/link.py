@@ -78,7 +78,7 @@ class Link:
 
 def _bytes_of(part: Buffer) -> memoryview:
     if isinstance(part, np.ndarray):
-        part = np.ascontiguousarray(part)
+        return np.ascontiguousarray(part).data.cast("B")
     return memoryview(part).cast("B")
 
 

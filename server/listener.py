@@ -34,7 +34,7 @@ class Listener:
         """Mono int16 at `rate` -> what happened: ("started" or "stopped", milliseconds since the first block)."""
         if self._resampler is None or rate != self.rate:
             self.rate, self._resampler = rate, Resampler(rate, SAMPLE_RATE)
-        sound = self._resampler.push(pcm.astype(np.float32) / 32768)
+        sound = self._resampler.push(pcm.astype(np.float32) / np.float32(32768))
         self._samples = np.concatenate([self._samples, sound])
         found: list[tuple[str, int]] = []
         while len(self._samples) >= SAMPLES_PER_FRAME:

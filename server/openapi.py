@@ -45,8 +45,8 @@ def _answers(good: Json, *errors: int) -> Json:
             answers[status]["content"] = {schema: {}}
         elif schema is not None:
             answers[status]["content"] = {"application/json": {"schema": schema}}
-    for status in sorted({*errors, 403, 429}):
-        answers[str(status)] = {"$ref": f"#/components/responses/{status}"}
+    for error in sorted({*errors, 403, 429}):
+        answers[str(error)] = {"$ref": f"#/components/responses/{error}"}
     return answers
 
 

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from aiohttp import BodyPartReader, web
-from visavis.server.avatars import AvatarStore, Entry
+from aiohttp import web
+from visavis.server.avatars import AvatarStore
 from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine
 from visavis.server.errors import ApiError
@@ -24,7 +24,6 @@ from visavis.server.webrtc import Viewer, resolve_mdns
 from visavis.server.workers import WorkerPool
 
 PAGE = Path(__file__).parent / "page"
-MAX_TEXT = 400
 SDP = "application/sdp"
 TOKEN_S = 30 * 24 * 3600.0
 """Life of the token of a session that has no end of its own."""
@@ -75,7 +74,8 @@ async def _sdp(request: web.Request, content_type: str = SDP) -> str:
         raise ApiError(400, "bad_sdp", "The body is not text.") from None
 
 
-def _whole(value: Any, name: str, low: int, high: int) -> int:
+def whole_number(value: Any, name: str, low: int, high: int) -> int:
+    """The value, if it is a whole number in its range; ApiError 400."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ApiError(400, "bad_value", f"'{name}' must be a whole number from {low} to {high}.")
     return value
@@ -167,104 +167,6 @@ async def client_config(request: web.Request) -> web.Response:
     )
 
 
-# People
-
-
-@routes.get("/v1/avatars")
-async def list_avatars(request: web.Request) -> web.Response:
-    """The people that everybody may choose, and the caller's own where callers are known."""
-    subject = request.app[GUARD].require(request, "sessions")
-    return web.json_response({"avatars": [entry.public() for entry in request.app[AVATARS].listed(subject)]})
-
-
-@routes.post("/v1/avatars")
-async def enroll_avatar(request: web.Request) -> web.Response:
-    """Multipart: `consent` (a statement), `photo` (a file); optionally `name` and `face` (number from the left)."""
-    config = request.app[CONFIG]
-    subject = request.app[GUARD].require(request, "avatars")
-    request.app[LIMITS]["enrollments"].take(subject or request.remote or "")
-    if request.content_type != "multipart/form-data":
-        raise ApiError(
-            415, "unsupported_media_type", "Send the photo as multipart/form-data with a field 'photo'."
-        )
-    photo, fields = await _read_form(request, config)
-    consent = fields.get("consent", "").strip()
-    if not consent:
-        raise ApiError(
-            400,
-            "consent_missing",
-            "Say in the field 'consent' that the person in the photo agrees to be shown speaking.",
-        )
-    if not photo:
-        raise ApiError(400, "photo_missing", "Send the photo as a file in the field 'photo'.")
-    face: int | None = None
-    if "face" in fields:
-        try:
-            face = _whole(int(fields["face"]), "face", 1, 100)
-        except ValueError:
-            raise ApiError(400, "bad_value", "'face' must be a whole number from 1 to 100.") from None
-    entry = request.app[AVATARS].enroll(
-        photo, name=fields.get("name", "").strip() or "Your photo", consent=consent, face=face, owner=subject
-    )
-    return web.json_response(entry.public(), status=202, headers={"Location": f"/v1/avatars/{entry.id}"})
-
-
-async def _read_form(request: web.Request, config: ServerConfig) -> tuple[bytes, dict[str, str]]:
-    photo = b""
-    fields: dict[str, str] = {}
-    try:
-        reader = await request.multipart()
-        for _ in range(16):
-            part = await reader.next()
-            if part is None:
-                return photo, fields
-            if not isinstance(part, BodyPartReader):
-                raise ValueError("nested multipart")
-            limit = config.max_photo_bytes if part.name == "photo" else MAX_TEXT
-            data = bytearray()
-            while chunk := await part.read_chunk(65536):
-                data += chunk
-                if len(data) > limit:
-                    raise ApiError(
-                        413, "too_large", f"The field '{part.name}' may hold {limit} bytes at most."
-                    )
-            if part.name == "photo":
-                photo = bytes(data)
-            elif part.name in ("consent", "name", "face"):
-                fields[part.name] = data.decode()
-    except (ValueError, AssertionError, UnicodeDecodeError, RuntimeError, KeyError, LookupError):
-        raise ApiError(400, "bad_form", "The multipart body is malformed.") from None
-    raise ApiError(400, "bad_form", "The multipart body has too many parts.")
-
-
-def _person(request: web.Request, grant: str = "sessions") -> Entry:
-    """The person named in the address, if it is the caller's to see."""
-    subject = request.app[GUARD].require(request, grant)
-    return request.app[AVATARS].get(request.match_info["avatar"], subject)
-
-
-@routes.get("/v1/avatars/{avatar}")
-async def show_avatar(request: web.Request) -> web.Response:
-    """One person's state: waiting, enrolling (with progress 0..1 and a stage), ready or failed."""
-    return web.json_response(_person(request).public())
-
-
-@routes.get("/v1/avatars/{avatar}/picture")
-async def avatar_picture(request: web.Request) -> web.Response:
-    """The person at rest, as JPEG."""
-    entry = _person(request)
-    if not entry.picture:
-        raise ApiError(409, "not_ready", "This person is still being prepared.", {"Retry-After": "2"})
-    return web.Response(body=entry.picture, content_type="image/jpeg")
-
-
-@routes.delete("/v1/avatars/{avatar}")
-async def delete_avatar(request: web.Request) -> web.Response:
-    """Forget a person at once. Live sessions keep theirs until they end."""
-    request.app[AVATARS].remove(_person(request, "avatars"))
-    return web.Response(status=204)
-
-
 # Sessions
 
 
@@ -278,10 +180,10 @@ async def create_session(request: web.Request) -> web.Response:
     avatar = message.get("avatar")
     if not isinstance(avatar, str):
         raise ApiError(400, "bad_value", "'avatar' must be the id of an avatar; GET /v1/avatars lists some.")
-    seed = _whole(message.get("seed", 0), "seed", 0, 2**31 - 1)
+    seed = whole_number(message.get("seed", 0), "seed", 0, 2**31 - 1)
     lookahead = message.get("lookahead")
     if lookahead is not None:
-        lookahead = _whole(lookahead, "lookahead", 0, 2)
+        lookahead = whole_number(lookahead, "lookahead", 0, 2)
     barge_in = message.get("barge_in", False)
     if not isinstance(barge_in, bool):
         raise ApiError(400, "bad_value", "'barge_in' must be true or false.")

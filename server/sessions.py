@@ -24,7 +24,8 @@ from visavis.server.listener import Listener as Hearing
 from visavis.server.metrics import Metrics
 from visavis.server.publisher import Pair, Publisher
 from visavis.server.recording import Recording
-from visavis.server.workers import WorkerHandle, WorkerLost, WorkerPool, WorkerRefused
+from visavis.server.worker_handle import WorkerHandle, WorkerLost, WorkerRefused
+from visavis.server.workers import WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,12 @@ class LiveSession:
                 self._metrics.barge_ins.inc()
                 task = asyncio.create_task(self.clear(), name=f"end-{self.id}")
                 self._clearing.add(task)
-                task.add_done_callback(lambda done: (self._clearing.discard(done), done.exception()))
+                task.add_done_callback(self._cleared)
+
+    def _cleared(self, task: asyncio.Task[int]) -> None:
+        self._clearing.discard(task)
+        if not task.cancelled() and isinstance(task.exception(), ApiError):
+            log.info("barge-in came too late session=%s", self.id)
 
     async def commit(self) -> None:
         """The utterance is complete: do not wait for more of it."""

@@ -13,7 +13,7 @@ from visavis.server.avatars import Entry
 from visavis.server.metrics import Metrics
 from visavis.server.publisher import FRAME_S
 from visavis.server.sessions import LiveSession, Playback
-from visavis.server.workers import start_thread
+from visavis.server.worker_handle import start_thread
 
 
 class Watcher:
