@@ -107,12 +107,12 @@ class Both(nn.Module):
 
     def forward(
         self, batch: Batch, history: Tensor, noisy: Tensor, t: Tensor, again: int
-    ) -> tuple[Tensor, Tensor]:
-        """Estimates (again B, 3, H, W) and masks for `again` noise levels of each frame."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Estimates (again B, 3, H, W), colours and masks for `again` noise levels of each frame."""
         features, _ = encode(self.net, batch, history)
         warp = batch.warp.repeat(again, 1, 1, 1)
         colour, mask = self.net.step(features.repeat(again, 1, 1, 1), noisy, t, warp)
-        return blended(colour, mask, warp), mask
+        return blended(colour, mask, warp), colour, mask
 
 
 def encode(net: VideoNet, batch: Batch, history: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,10 +149,14 @@ def teacher_step(both: nn.Module, batch: Batch, features: Features | None, optio
     t = logit_normal(torch.randn(len(target)), -0.4, 1.2) * (torch.rand(len(target)) > 0.2)
     noisy = mix(torch.randn(target.shape), 2 * target - 1, t)
     history = corrupted(start_history(batch), batch.warp)
-    estimate, mask = both(batch, history, noisy, t, again)
+    estimate, colour, mask = both(batch, history, noisy, t, again)
     weight = batch.weight.repeat(again, 1, 1, 1)
-    return flow_loss(estimate, target, t, weight) + picture_loss(
-        estimate, batch, mask, features, options.perceptual, again
+    # the colour learns apart from the mask too: behind a mask still shut it would hardly
+    colours = 0.3 * (weight * (colour - target).abs()).mean()
+    return (
+        flow_loss(estimate, target, t, weight)
+        + colours
+        + picture_loss(estimate, batch, mask, features, options.perceptual, again)
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,6 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 FIELDS = ("target", "warp", "part", "coverage", "position", "photo", "photo_part", "photo_position")
 WINDOW = 96
 """Side of the windows in pixels."""
+_MOUTH, _EYES = (np.isin(np.arange(256), ids) for ids in ((2, 5, 6, 7), (3, 4)))
 GRAIN = 16
 """Windows lie on this grid: the size of the coarsest cells."""
 
@@ -147,11 +149,13 @@ class Loader:
         raw = {name: take(name) for name in FIELDS if name in shard}
         masks = part_masks(raw["part"], raw["coverage"])
         photo_masks = part_masks(raw["photo_part"], np.where(raw["photo_part"] > 0, 255, 0).astype(np.uint8))
+        if self.augment:
+            _relight(raw, rng)
         out = {
             "target": raw["target"], "warp": raw["warp"], "position": raw["position"], "photo": raw["photo"],
             "photo_position": raw["photo_position"],
         }  # fmt: skip
-        floats = {k: v.astype(np.float32).transpose(0, 3, 1, 2) / 255 for k, v in out.items()}
+        floats = {k: np.multiply(v.transpose(0, 3, 1, 2), np.float32(1 / 255)) for k, v in out.items()}
         floats["masks"], floats["photo_masks"] = masks, photo_masks
         floats["origin"] = np.full((len(rows), 2), (x0 / 128 - 1, y0 / 128 - 1), np.float32)
         floats["mouth"] = np.broadcast_to(np.asarray(mouth, np.float32) - [x0, y0], (len(rows), 2)).astype(
@@ -164,14 +168,15 @@ class Loader:
 
     def _window(self, part: Bytes, side: int) -> tuple[int, int, tuple[float, float]]:
         rng = self.rng
-        mouth = _middle(np.isin(part, (2, 5, 6, 7)), (128.0, 175.0))
+        small = part[:1, ::2, ::2]
+        mouth = _middle(_MOUTH[small], (128.0, 175.0))
         if side == 256:
             return 0, 0, mouth
         kind = rng.random()
         if kind < 0.7:
             centre, spread = mouth, 10.0
         elif kind < 0.85:
-            centre, spread = _middle(np.isin(part, (3, 4)), (128.0, 95.0)), 20.0
+            centre, spread = _middle(_EYES[small], (128.0, 95.0)), 20.0
         else:
             centre, spread = (128.0, 128.0), 60.0
         at = np.asarray(centre) + rng.normal(0, spread, 2) - side / 2
@@ -181,7 +186,7 @@ class Loader:
     def _collate(self, clips: list[dict[str, npt.NDArray[np.float32]]]) -> Batch:
         joined = {k: torch.from_numpy(np.concatenate([clip[k] for clip in clips])) for k in clips[0]}
         masks = joined["masks"]
-        near = torch.nn.functional.max_pool2d(masks[:, :3], 13, 1, 6)
+        near = torch.from_numpy(_widened(masks[:, :3].numpy()))
         weight = 1 + 5 * torch.maximum(near[:, :1], near[:, 1:2]) + 3 * near[:, 2:3]
         return Batch(
             joined["target"], joined["warp"], masks, joined["position"], joined["photo"], joined["photo_masks"],
@@ -189,20 +194,36 @@ class Loader:
         )  # fmt: skip
 
 
+def _widened(masks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Masks (B, C, H, W) grown by six pixels; OpenCV does it twenty times as fast as pooling."""
+    flat = masks.reshape(-1, *masks.shape[2:])
+    return np.stack([cv2.dilate(mask, np.ones((13, 13), np.uint8)) for mask in flat]).reshape(masks.shape)
+
+
 def _middle(where: npt.NDArray[np.bool_], otherwise: tuple[float, float]) -> tuple[float, float]:
     _, y, x = np.nonzero(where)
-    return (float(x.mean()), float(y.mean())) if len(x) > 20 else otherwise
+    return (2 * float(x.mean()), 2 * float(y.mean())) if len(x) > 5 else otherwise
+
+
+def _relight(raw: dict[str, Bytes], rng: np.random.Generator) -> None:
+    """The same change of light for target, warp and photo, by one table a channel."""
+    gain = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
+    gamma = rng.uniform(0.8, 1.3)
+    ramp = np.clip(np.arange(256)[:, None] / 255 * gain, 0, 1) ** gamma
+    table = np.round(ramp * 255).astype(np.uint8).reshape(256, 1, 3)
+    for name in ("target", "warp", "photo"):
+        flat = np.ascontiguousarray(raw[name]).reshape(-1, raw[name].shape[2], 3)
+        raw[name] = np.asarray(cv2.LUT(flat, table), np.uint8).reshape(raw[name].shape)
 
 
 def _augment(clip: dict[str, npt.NDArray[np.float32]], rng: np.random.Generator, side: int) -> None:
-    """The same change of light for target, warp and photo; a mirror image."""
+    """Less colour at times; a mirror image at times."""
     pictures = ("target", "warp", "photo")
-    gain = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
-    gamma = rng.uniform(0.8, 1.3)
-    grey = rng.uniform(-0.15, 0.5) if rng.random() < 0.5 else 0.0
-    for name in pictures:
-        x = np.clip(clip[name] * gain[:, None, None].astype(np.float32), 0, 1) ** np.float32(gamma)
-        clip[name] = np.clip(x + np.float32(grey) * (x.mean(1, keepdims=True) - x), 0, 1).astype(np.float32)
+    if rng.random() < 0.3:
+        grey = np.float32(rng.uniform(-0.15, 0.5))
+        for name in pictures:
+            x = clip[name]
+            clip[name] = np.clip(x + grey * (x.mean(1, keepdims=True) - x), 0, 1)
     if rng.random() < 0.5:
         for name in (*pictures, "masks", "photo_masks", "position", "photo_position"):
             clip[name] = np.ascontiguousarray(clip[name][..., ::-1])

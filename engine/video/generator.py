@@ -178,14 +178,14 @@ def costs(threads: int, weights: Path = WEIGHTS, *, rounds: int = 5) -> tuple[fl
 
 
 _BYTES = frozenset({"warp", "part", "coverage", "position", "photo"})
-_steps: dict[int, int] = {}
+_costs: dict[int, tuple[float, float]] = {}
 
 
 def affordable_steps(threads: int, budget_s: float = BUDGET_S) -> int:
     """Steps a frame, 0 to DEFAULT_STEPS, that this machine can do within the budget; measured once a process."""
     if not available():
         return 0
-    if threads not in _steps:
-        frame, step = costs(threads)
-        _steps[threads] = int(np.clip((budget_s - frame) // max(step, 1e-6), 0, DEFAULT_STEPS))
-    return _steps[threads]
+    if threads not in _costs:
+        _costs[threads] = costs(threads)
+    frame, step = _costs[threads]
+    return int(np.clip((budget_s - frame) // max(step, 1e-6), 0, DEFAULT_STEPS))

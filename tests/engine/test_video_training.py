@@ -147,7 +147,7 @@ def _halves() -> list[Batch]:
 def _loss(both: Any, data: Batch) -> Any:
     t = torch.full((len(data.target),), 0.3)
     noisy = 0.7 * torch.ones_like(data.target) + 0.3 * data.target
-    estimate, _ = both(data, start_history(data), noisy, t, 1)
+    estimate, _, _ = both(data, start_history(data), noisy, t, 1)
     return (estimate - data.target).square().mean() + 0 * sum(p.sum() for p in both.parameters())
 
 
