@@ -76,7 +76,7 @@ class Library:
         self.lashes = [Piece.read(p.with_suffix(""), "lashes") for p in sorted((self.data / "eyelashes").glob("*.mhclo"))]  # fmt: skip
         self.hair = [
             (Piece.read(p.with_suffix(""), "hair"), self.data / f"hair/textures/{p.stem.replace('afro01', 'afro')}_diffuse.png")
-            for p in sorted((self.data / "hair").glob("*.mhclo")) if p.stem != "bob01"  # hangs over an eye
+            for p in sorted((self.data / "hair").glob("*.mhclo")) if p.stem not in ("bob01", "bob02", "ponytail01")  # these hang over an eye
         ]  # fmt: skip
         self.skins = sorted((self.data / "skins").glob("*.png"))
         curves = np.load(data / "grid/arkit_curves.npz")
@@ -144,6 +144,7 @@ class Person:
         lashes = lib.lashes[rng.integers(len(lib.lashes))]
         hair = None if rng.random() < 0.08 else lib.hair[rng.integers(len(lib.hair))]
         self.fitted = [teeth, lib.tongue, brows, lashes]
+        self.shifts = self._set_teeth(teeth, rng)
         self.hair = hair[0] if hair else None
         eye_fit, hair_fit = lib.eyes.fitting, self.hair.fitting if self.hair else None
         assert eye_fit is not None
@@ -169,6 +170,21 @@ class Person:
         self.lean = np.array([rng.normal(0, 0.04), rng.normal(0, 0.12), rng.normal(0, 0.03)])
         self.plate = _backdrop(rng)
 
+    def _set_teeth(self, teeth: Piece, rng: np.random.Generator) -> list[Float64 | float]:
+        """Offsets of teeth (n, 3) and tongue that put the biting edges where lips at rest have them; 0 for brows and lashes."""
+        assert teeth.fitting is not None
+        upper = np.isin(teeth.fitting.corners, self.lib.span["helper-upper-teeth"]).all(1)
+        points, marks = teeth.fitting.place(self.rest), self.marks(self.rest)
+        line, front = float(marks[[13, 14], 1].mean()), float(marks[[13, 14], 2].min())
+        incisor = np.abs(points[:, 0] - marks[13, 0]) < 0.008
+        shift = np.zeros_like(points)
+        shift[upper, 1] = line - rng.uniform(0.0005, 0.004) - points[upper & incisor, 1].min()
+        down = line - rng.uniform(0.003, 0.006) - points[~upper & incisor, 1].max()
+        shift[~upper, 1] = down
+        for arch, behind in ((upper, 0.0045), (~upper, 0.0065)):
+            shift[arch, 2] = min(0.0, front - behind - float(points[arch, 2].max()))
+        return [shift, np.array([0.0, min(down, 0.0), float(shift[~upper, 2].min())]), 0.0, 0.0]
+
     def marks(self, points: Float64) -> Float64:
         """MediaPipe's landmarks (478, 3) on the skin."""
         return np.einsum("lck,lc->lk", points[self._corners], self._bary)
@@ -182,7 +198,11 @@ class Person:
         """
         lib = self.lib
         skin = self.rest + np.tensordot(expression, self.units, 1)
-        parts = [p.fitting.place(skin) for p in self.fitted if p.fitting]
+        parts = [
+            p.fitting.place(skin) + shift
+            for p, shift in zip(self.fitted, self.shifts, strict=True)
+            if p.fitting
+        ]
         eyes = self.eye_points.copy()
         for left in (True, False):
             side = (eyes[:, 0] > 0) == left
@@ -217,9 +237,11 @@ class Person:
         gap = float(np.linalg.norm(marks[13] - marks[14]))
         front = max(float(marks[13, 2]), float(marks[14, 2]))
         mouth = np.isin(kind, [KIND[k] for k in ("teeth", "gums", "tongue", "cavity")])
-        deep = np.maximum(front - points[mouth, 2] - 0.004, 0) / (0.009 + 0.8 * gap)
+        deep = np.maximum(front - points[mouth, 2] - 0.008, 0) / (0.012 + 0.8 * gap)
+        nose = points[mouth, 1] > marks[0, 1] + 0.006  # nostrils count as cavities as well
+        deep = np.where(nose, 0.5, deep)
         lid = np.clip((points[mouth, 1] - marks[13, 1]) / 0.012, 0, 1)  # in the upper lip's shade
-        out[mouth] = np.clip(np.exp(-deep) * (1 - 0.4 * lid), 0.02, 1)
+        out[mouth] = np.clip(np.exp(-deep) * (1 - 0.25 * lid), 0.02, 1)
         eyes = kind == KIND["eyes"]
         for left in (True, False):
             side = eyes & ((points[:, 0] > 0) == left)
@@ -259,7 +281,7 @@ def far_expression(rng: np.random.Generator) -> Float64:
 
     which = rng.integers(6)
     if which == 0:
-        put(rng.uniform(0.35, 0.85), "jawOpen")
+        put(rng.uniform(0.3, 0.75), "jawOpen")
     elif which == 1:
         put(rng.uniform(0.4, 1.0), "mouthSmile")
         put(rng.uniform(0.1, 0.6), "mouthUpperUp", "mouthLowerDown")

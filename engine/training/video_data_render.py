@@ -146,7 +146,7 @@ class Light:
         key = np.array([rng.normal(0, 0.6), abs(rng.normal(0.45, 0.3)), 1.0])
         warm = rng.normal(0, 0.06)
         return cls(
-            key / np.linalg.norm(key), rng.uniform(0.4, 0.85), rng.uniform(0.45, 0.75),
+            key / np.linalg.norm(key), rng.uniform(0.3, 0.65), rng.uniform(0.4, 0.65),
             np.array([1 + warm, 1.0, 1 - warm]), rng.uniform(0.05, 0.3),
         )  # fmt: skip
 
@@ -328,7 +328,7 @@ def person_atlas(
         for row in lash_uv
     ]
     put("lashes", max(lashes, key=lambda a: a[..., 3].sum()) if len(lashes) == 1 else _merge(lashes))
-    enamel = np.array([236, 228, 210]) * rng.uniform(0.78, 1.02) * (1 + rng.normal(0, 0.02, 3))
+    enamel = np.array([250, 243, 226]) * rng.uniform(0.9, 1.02) * (1 + rng.normal(0, 0.02, 3))
     flesh = np.array([196, 110, 108]) * rng.uniform(0.65, 1.05)
     for name, colour, grain in (
         ("teeth", enamel, 3),
