@@ -14,10 +14,11 @@ report goes to `<out>/report.json` and the screen.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,18 @@ def _one(job: tuple[Path, Path, Path, Person | None]) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def _workers(jobs: int) -> Iterator[Callable[..., Any]]:
+    """A map over jobs: in so many processes of one thread each, in this one for 0."""
+    if jobs < 1:
+        yield map
+        return
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield pool.imap
+
+
 def report(paths: Iterable[Path]) -> dict[str, Any]:
     """Figures over track files, by folder: reprojection error, how well the model's lips and lids follow the real ones, confidence."""
     rows: dict[str, list[dict[str, float]]] = {}
@@ -172,7 +185,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds grid/")
     parser.add_argument("--out", type=Path, default=Path("runs/tracks"))
     parser.add_argument("--only", nargs="*", help="clips or speakers: parts of <split>/<speaker>/<clip>")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes, 0 for none but this one (default: %(default)s)"
+    )
     parser.add_argument("--refit", action="store_true", help="learn and fit again from the kept landmarks")
     args = parser.parse_args(argv)
     kept_root = args.out.parent / "landmarks"
@@ -196,8 +211,8 @@ def main(argv: list[str] | None = None) -> int:
                     jobs.append((clips[k], kept_root / f"{names[k]}.npz", out, person))
     if jobs:
         bar = tqdm(total=len(jobs), desc="tracking", unit="clip")
-        with multiprocessing.get_context("spawn").Pool(max(1, args.jobs)) as pool:
-            for problem in pool.imap(_one, jobs):
+        with _workers(args.jobs) as run:
+            for problem in run(_one, jobs):
                 bar.update()
                 if problem:
                     tqdm.write(f"left out: {problem}")
