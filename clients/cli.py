@@ -31,7 +31,7 @@ TRAINERS = {
     ("distill", "motion"): "motion_distil",
 }
 """What is trained or distilled by which module of engine/training."""
-BENCHMARK_HELPERS = {"browser", "browser_call", "relay", "viewers"}
+BENCHMARK_HELPERS = {"browser", "browser_call", "clip_engine", "relay", "throughput_peers", "viewers"}
 
 
 class InputError(VisavisError):
