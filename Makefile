@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 
-.PHONY: serve test bench lint install dev browser clean help
+.PHONY: serve test bench gpu-check lint install dev browser clean help
 
 help:
 	@echo "make serve   install and open the live page at http://localhost:$(PORT)"
 	@echo "make test    install everything the tests need, lint, type-check, test"
+	@echo "make gpu-check  on a GPU: build, test and time everything that needs one"
 	@echo "make bench   run the benchmarks (needs nothing but this machine)"
 
 # The editable install is renewed when the packaging or the kernels change.
@@ -58,6 +59,11 @@ bench: install browser
 	$(BIN)/visavis bench kernels
 	$(BIN)/visavis bench render
 	$(BIN)/visavis bench latency
+
+# On a machine with an NVIDIA GPU: kernels, engines, tests and timings; a table and runs/gpu-check.json. Elsewhere it says so (exit 3).
+gpu-check: dev
+	@if [ -e /dev/nvidiactl ]; then CMAKE_ARGS=-DVISAVIS_CUDA=ON $(BIN)/pip install -q --disable-pip-version-check -e ".[dev,gpu]"; fi
+	$(BIN)/visavis bench gpu_check
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

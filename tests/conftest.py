@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +34,12 @@ def photo_as_framed(demo_photo: Path) -> np.ndarray:
     photo = load_photo(demo_photo)
     rgb, _, _ = enrolment.crop_to_person(photo.rgb, photo.alpha, find_face(photo.rgb), 512)
     return rgb
+
+
+@pytest.fixture(scope="session")
+def cuda(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """All CUDA sources in one library that runs on the CPU."""
+    sys.path.insert(0, str(Path(__file__).parent / "kernels"))
+    from cuda_build import build
+
+    return ctypes.CDLL(str(build(tmp_path_factory.mktemp("cuda"))))

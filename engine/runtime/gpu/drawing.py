@@ -49,7 +49,7 @@ def _camera(draw: Draw) -> tuple[float, ...] | None:
 
 
 @dataclass
-class _Staging:
+class Staging:
     """Everything of a tick that changes, in one piece of memory on either side; `host` and `device` hold views of it."""
 
     host_all: npt.NDArray[np.uint8]
@@ -58,7 +58,7 @@ class _Staging:
     device: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, device: Device, layout: dict[str, tuple[tuple[int, ...], type]]) -> _Staging:
+    def of(cls, device: Device, layout: dict[str, tuple[tuple[int, ...], type]]) -> Staging:
         starts, size = {}, 0
         for name, (shape, dtype) in layout.items():
             starts[name] = size
@@ -88,14 +88,14 @@ class BatchDrawing:
         self.position = device.zeros((slots, height, width, 3), np.float32)
         self.device_yuv = device.zeros((slots, height * 3 // 2, width), np.uint8)
         self.yuv = device.pinned((slots, height * 3 // 2, width), np.uint8)
-        self.after_raster: list[Callable[[], None]] = []
-        """More work between drawing and colour conversion: the video network's."""
+        self.convert: Callable[[], None] = self._convert
+        """Queues what makes `device_yuv` of the drawn pictures; the video network puts itself here."""
         self._bound: dict[int, FrameDraws] = {}
         self._plates: dict[int, Any] = {}
         self._sizes: list[GroupSize] = []
         self._keep: list[Any] = []
         self._run: Callable[[], None] | None = None
-        self._staging = _Staging.of(device, {"mask": ((slots,), np.uint8)})
+        self._staging = Staging.of(device, {"mask": ((slots,), np.uint8)})
         device.library.vvc_raster_scratch.restype = ctypes.c_long
 
     @property
@@ -170,13 +170,15 @@ class BatchDrawing:
                 layout[f"joints{g}"] = ((n, size.joints, 3, 4), np.float32)
             if any(not isinstance(d.vertices, Posed) for d in self._group(g).values()):
                 layout[f"vertices{g}"] = ((n, size.vertices, 3), np.float32)
-        self._staging = _Staging.of(self.device, layout)
+        self._staging = Staging.of(self.device, layout)
         most = max((size.triangles for size in sizes), default=1)
         bytes_ = int(self.device.library.vvc_raster_scratch(most, self.width, self.height))
         self._scratch = self.device.zeros((n, -(-bytes_ // 16) * 16), np.uint8)
-        self._screens = [
-            self.device.zeros((n, size.vertices, 3), np.float32) if size.posed else None for size in sizes
-        ]
+        self._screens: dict[int, Any] = {
+            g: self.device.zeros((n, size.vertices, 3), np.float32)
+            for g, size in enumerate(sizes)
+            if size.posed
+        }
         self._pose_tables = [self._pose_table(g) if size.posed else None for g, size in enumerate(sizes)]
         self._raster_tables = [self._raster_table(g) for g in range(len(sizes))]
 
@@ -243,10 +245,9 @@ class BatchDrawing:
             call(
                 device, "vvc_raster", at(self._raster_tables[g]), at(self.mask), n, size.triangles, self.width, self.height, flags,
             )  # fmt: skip
-        for more in self.after_raster:
-            more()
-        if not self.after_raster:
-            call(
-                device, "vvc_rgb_to_yuv", at(self.picture), at(self.device_yuv), at(self.mask), n, self.width, self.height, 0,
-            )  # fmt: skip
+        self.convert()
         device.download(self.yuv, self.device_yuv)
+
+    def _convert(self) -> None:
+        pointers = [address(self.device, array) for array in (self.picture, self.device_yuv, self.mask)]
+        call(self.device, "vvc_rgb_to_yuv", *pointers, self.slots, self.width, self.height, 0)

@@ -35,7 +35,7 @@ class SlotState:
     def dtype(self) -> np.dtype:
         return self.network.engine.inputs[self.name][1]
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Host:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Host:
         array = self.network.fetch(self)
         return array if dtype is None else array.astype(dtype)
 

@@ -48,3 +48,29 @@ class StateTensor(ctypes.Structure):
     """VvStateTensor of commit.cu."""
 
     _fields_ = [*_fields(_P, "after", "before"), *_fields(_I, "outer", "row_bytes")]
+
+
+class CompositeSlot(ctypes.Structure):
+    """VvCompositeSlot of composite.cu."""
+
+    _fields_ = _fields(_P, "rgb", "colour", "blend", "placement", "out")
+
+
+class CropPlace(ctypes.Structure):
+    """VvCropPlace of face_crop.cu."""
+
+    _fields_ = [
+        *_fields(_F, "scale", "x0", "y0"),
+        *_fields(_I, "by", "left", "top", "columns", "rows"),
+    ]
+
+
+class FaceCrop(ctypes.Structure):
+    """VvFaceCrop of face_crop.cu."""
+
+    _fields_ = [
+        *_fields(_P, "rgb", "coverage", "labels", "position", "place", "mask", "fresh"),
+        *_fields(_P, "warp", "seen", "part", "rest", "previous"),
+        *_fields(_F * 3, "factor", "offset"),
+        *_fields(_I, "width", "height", "side"),
+    ]

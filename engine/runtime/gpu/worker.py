@@ -18,11 +18,13 @@ from visavis.engine.motion.channels import zero_motion
 from visavis.engine.runtime.gpu.device import Device, DeviceError, WorkerFullError
 from visavis.engine.runtime.gpu.drawables import FrameDraws, SlotKit
 from visavis.engine.runtime.gpu.drawing import BatchDrawing
+from visavis.engine.runtime.gpu.face import FaceStage
 from visavis.engine.runtime.gpu.networks import BatchNetwork
 from visavis.engine.runtime.gpu.rendezvous import Rendezvous
 from visavis.engine.runtime.network import Network, networks_from
 from visavis.engine.runtime.tensorrt_build import PROFILES
-from visavis.engine.session import Frame, Session
+from visavis.engine.session import Frame, FrameRenderer, Session
+from visavis.engine.video.crop import CropTransform, FaceCrop
 from visavis.kernels import building_for
 
 if TYPE_CHECKING:
@@ -39,7 +41,17 @@ class Worker:
     A network that a session loads runs for all of them in one call; frames come as I420.
     """
 
-    def __init__(self, device: Device, slots: int, width: int, height: int) -> None:
+    def __init__(
+        self,
+        device: Device,
+        slots: int,
+        width: int,
+        height: int,
+        *,
+        video: Path | None = None,
+        steps: int = 2,
+    ) -> None:
+        """`video`: folder of the video network, which then completes every frame with `steps` sampler steps."""
         fitting = [n for n in PROFILES if n >= slots >= 1]
         if not fitting:
             raise DeviceError(f"{slots} slots: a worker has 1 to {PROFILES[-1]}")
@@ -48,6 +60,7 @@ class Worker:
         """Size of the arrays: the smallest that the engines are built for."""
         self.meeting = Rendezvous(slots)
         self.drawing = BatchDrawing(device, self.batch, width, height)
+        self.face = None if video is None else FaceStage(device, self.drawing, video, steps)
         self.networks: dict[Path, BatchNetwork] = {}
         self._stage = self.meeting.stage(DRAWING, self._draw)
         self._sessions: dict[int, GpuSession] = {}
@@ -97,12 +110,22 @@ class Worker:
         self._sessions.pop(slot, None)
         self.drawing.release(slot)
 
-    def draw(self, slot: int, frame: FrameDraws) -> npt.NDArray[np.uint8]:
-        """One slot's part of a tick's drawing: waits for the others. I420 (H * 3 / 2, W), the caller's own."""
-        return np.asarray(self.meeting.visit(self._stage, slot, frame))
+    def draw(self, slot: int, frame: FrameDraws, where: CropTransform | None) -> npt.NDArray[np.uint8]:
+        """One slot's part of a tick's drawing, and where its face is: waits for the others. I420 (H * 3 / 2, W), the
+        caller's own."""
+        return np.asarray(self.meeting.visit(self._stage, slot, (frame, where)))
 
-    def _draw(self, requests: dict[int, FrameDraws]) -> dict[int, npt.NDArray[np.uint8]]:
-        self.drawing.launch(requests)
+    def _draw(
+        self, requests: dict[int, tuple[FrameDraws, CropTransform | None]]
+    ) -> dict[int, npt.NDArray[np.uint8]]:
+        frames = {slot: frame for slot, (frame, _) in requests.items()}
+        if self.face is None:
+            self.drawing.launch(frames)
+        else:
+            for slot, (_, where) in requests.items():
+                assert where is not None
+                self.face.stage(slot, where)
+            self.face.launch(frames)
         return {slot: self.drawing.yuv[slot].copy() for slot in requests}
 
 
@@ -128,13 +151,13 @@ class GpuSession:
             if not first:
                 first.append(frame)
                 return np.zeros(0, np.uint8)
-            return worker.draw(slot, frame)
+            return worker.draw(slot, frame, renderer.where)
 
         with (
             building_for(SlotKit(worker.device, finish)),
             networks_from(lambda path: worker.network(path, slot)),
         ):
-            renderer = Renderer(avatar)
+            renderer = _SlotRenderer(Renderer(avatar), None if worker.face is None else FaceCrop(avatar))
             renderer.render(zero_motion())  # tells the groups of a frame; nothing is drawn
             self.inner = Session(
                 avatar,
@@ -145,6 +168,9 @@ class GpuSession:
                 **options,
             )
         worker.drawing.bind(slot, first[0])
+        if worker.face is not None:
+            assert renderer.where is not None
+            worker.face.bind(slot, first[0], renderer.where, seed)
         self.push_audio, self.commit, self.clear = self.inner.push_audio, self.inner.commit, self.inner.clear
 
     def step(self) -> Frame:
@@ -158,3 +184,15 @@ class GpuSession:
         """Give the slot back."""
         self.inner.close()
         self._worker.forget(self.slot)
+
+
+class _SlotRenderer:
+    """A renderer that also says where the face is in the frame that it asks for."""
+
+    def __init__(self, renderer: FrameRenderer, face: FaceCrop | None) -> None:
+        self._renderer, self._face = renderer, face
+        self.where: CropTransform | None = None
+
+    def render(self, motion: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        self.where = None if self._face is None else self._face.transform(motion)
+        return self._renderer.render(motion)
