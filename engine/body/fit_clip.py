@@ -54,6 +54,10 @@ units a face moves, not how far: the jaw may go far from its guess, the many uni
 PIECE = 64
 """Frames solved at once: bounds the memory, not the result."""
 
+_BROWS = np.isin(
+    np.arange(478),
+    (70, 63, 105, 66, 107, 55, 65, 52, 53, 46, 300, 293, 334, 296, 336, 285, 295, 282, 283, 276),
+)
 _TWINS = np.array([
     (k, ARKIT.index(name.replace("Left", "Right")))
     for k, name in enumerate(ARKIT) if name.startswith("mouth") and name.endswith("Left") and name != "mouthLeft"
@@ -116,7 +120,8 @@ class _Problem:
 
 def _problem(landmarks: npt.NDArray[np.floating], person: Person, camera: Camera) -> _Problem:
     model = landmark_model()
-    keep = np.flatnonzero(model.weight > 0)
+    # lips, lids, brows and the oval count; of the cheeks' and forehead's many points, which move together, every other is enough
+    keep = np.flatnonzero((model.weight > 0) & ((model.weight != 1) | (np.arange(478) % 2 == 0) | _BROWS))
     index = {int(v): k for k, v in enumerate(keep)}
     units = model.units[:, keep].copy()
     for side, scale in zip(("Left", "Right"), person.blink, strict=True):
