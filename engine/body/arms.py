@@ -96,7 +96,7 @@ def fit_arm(fit: Fit, hand: Hand, pose: BodyPose, face_px: float) -> ArmFit:
     coarse = [problem.solve(start, palm, free=problem.coarse, iterations=7) for start in starts]
     coarse.sort(key=lambda found: found[1])
     best = min(
-        (problem.solve(found[0], np.ones(21, bool), free=problem.all, iterations=14) for found in coarse[:3]),
+        (problem.solve(found[0], np.ones(21, bool), free=problem.all, iterations=14) for found in coarse[:2]),
         key=lambda found: found[1],
     )
     turns, transforms = problem.posed(best[0])
@@ -221,7 +221,7 @@ class _Problem:
         sign = 1.0 if self.hand.side == "Left" else -1.0
         for raise_, swing in ((0.0, -0.5), (-0.5, -0.3), (-0.3, 0.3)):
             world = np.array([raise_, 0.0, sign * swing])
-            for bend in (0.4, 1.2, 1.9):
+            for bend in (0.6, 1.7):
                 for twist in (-0.7, 0.7):
                     p = self.mean.copy()
                     p[3 * _UPPER : 3 * _UPPER + 3] = self.basis[_UPPER] @ world

@@ -107,6 +107,12 @@ def draw(
     for k in range(3):
         np.add.at(normal, body.triangles[:, k], np.cross(b - a, c - a))
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
+    cloth = body.part_vertices("torso")
+    for _ in range(12):  # cloth shows less relief than skin
+        mean = np.zeros_like(normal)
+        for k in range(3):
+            np.add.at(mean, body.triangles[:, k], normal[body.triangles].sum(1))
+        normal[cloth] = (mean / (np.linalg.norm(mean, axis=1, keepdims=True) + 1e-12))[cloth]
     key = np.array([rng.uniform(-0.6, 0.6), 0.5, 0.8])
     light = 0.42 + 0.62 * np.clip(normal @ (key / np.linalg.norm(key)), 0, 1)
     part = np.maximum(body.part, 1)
@@ -124,7 +130,15 @@ def draw(
     target.begin(_backdrop(width * over, height * over, rng))
     target.draw(mesh, pixels, brightness=light[corners].astype(np.float32), cull=True)
     picture = target.rgb.astype(np.float32)
-    _paint(picture, target, body, rng)
+    plain = np.full((1, 1, 4), 255, np.uint8)
+    plain[..., :3] = 150
+    white = Mesh(
+        triangles, np.full((len(corners), 2), 0.5, np.float32), part[shown], body.vertices[corners], plain
+    )
+    light_map = Target(width * over, height * over)
+    light_map.begin(np.zeros((height * over, width * over, 3), np.uint8))
+    light_map.draw(white, pixels, brightness=light[corners].astype(np.float32), cull=True)
+    _paint(picture, target, light_map.rgb[..., :1].astype(np.float32) / np.float32(150), body, rng)
     small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float64)
     small += rng.normal(0, 1.5, small.shape)
     return np.clip(np.round(small), 0, 255).astype(np.uint8)
@@ -138,11 +152,14 @@ def _backdrop(width: int, height: int, rng: np.random.Generator) -> Bytes:
 
 
 def _paint(
-    picture: npt.NDArray[np.float32], target: Target, body: BodyModel, rng: np.random.Generator
+    picture: npt.NDArray[np.float32],
+    target: Target,
+    light: npt.NDArray[np.float32],
+    body: BodyModel,
+    rng: np.random.Generator,
 ) -> None:
-    """Eyes, hair and a shirt, in place, by part and by position on the body at rest; the light that is drawn stays."""
+    """Eyes, hair and a shirt, in place, by part and by position on the body at rest, under `light` (H, W, 1)."""
     rest, part = target.position, target.part
-    grey = picture.mean(2, keepdims=True)
     for side in ("Left", "Right"):
         eye = part == body.part_id(f"eye{side}")
         middle = body.vertices[body.part_vertices(f"eye{side}")].mean(0)
@@ -151,14 +168,12 @@ def _paint(
         picture[eye] = np.where(r[:, None] < 0.0026, [[12, 10, 10]], iris)
     colour = np.array(SHIRTS[rng.integers(len(SHIRTS))], np.float32)
     shoulder = body.joints[body.bones.index("upperArmLeft")]
-    cloth = np.isin(part, [body.part_id("torso"), body.part_id("arms")]) & (
-        rest[..., 1] < shoulder[1] + 0.035
-    )
+    cloth = np.isin(part, [body.part_id("torso"), body.part_id("arms")]) & (rest[..., 1] < shoulder[1] + 0.06)
     cloth &= (part != body.part_id("arms")) | (
         rest[..., 1] > body.joints[body.bones.index("wristLeft")][1] + rng.uniform(0.02, 0.12)
     )
     weave = 1 + 0.08 * np.sin(rest[..., :1] * 1400) * np.sin(rest[..., 1:2] * 1400)
-    picture[cloth] = (colour * weave * grey / 105)[cloth]
+    picture[cloth] = (colour * weave * light * 1.3)[cloth]
     head = part == body.part_id("skin")
     hair = head & (
         rest[..., 1]
@@ -166,7 +181,7 @@ def _paint(
     )
     hair |= head & (rest[..., 2] < -0.075) & (rest[..., 1] > -0.05)
     strands = 0.8 + 0.35 * np.sin(rest[..., :1] * 900 + 3 * np.sin(rest[..., 1:2] * 90))
-    picture[hair] = (np.array(HAIR[rng.integers(len(HAIR))], np.float32) * strands * grey / 90)[hair]
+    picture[hair] = (np.array(HAIR[rng.integers(len(HAIR))], np.float32) * strands * light * 1.3)[hair]
 
 
 def person(seed: int, skins: list[Path], size: tuple[int, int] = (512, 640)) -> tuple[Bytes, dict[str, Any]]:

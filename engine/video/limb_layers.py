@@ -76,6 +76,7 @@ def _part(
 ) -> tuple[Layers, Limb] | None:
     matte = layers.alpha.astype(np.float32) / np.float32(255)
     alpha = _limb_matte(rgb, matte, maps.cover, trunk, hand) * (1 - carrier_share(maps))
+    alpha = _connected(alpha, maps.cover)
     alpha[alpha < 0.02] = 0
     gone = np.asarray(smoothstep(*maps.segment.leave, maps.along.astype(np.float64)), np.float32)
     behind, behind_alpha = _fill_behind(layers, alpha, gone, trunk, 0.2 * hand.size)
@@ -87,7 +88,9 @@ def _part(
     solid = behind_alpha[..., None] >= 0.5
     behind = np.where(solid, behind + missing / np.maximum(behind_alpha[..., None], 0.5), behind)
     plate = np.where(solid, plate, plate + missing / np.maximum(1 - behind_alpha[..., None], 0.5))
-    foreground, alpha8 = _exact(rgb, split.foreground, split.alpha, behind, behind_alpha, plate)
+    foreground, alpha8, behind, plate = _exact(
+        rgb, split.foreground, split.alpha, behind, behind_alpha, plate
+    )
     built = limb_mesh(posed, arm, fit, hand, alpha8, maps)
     if built is None:
         return None
@@ -99,12 +102,31 @@ def _part(
 
 def _exact(
     rgb: Bytes, colour: Bytes, alpha: Bytes, behind: FloatArray, behind_alpha: Mask, plate: FloatArray
-) -> tuple[Bytes, Bytes]:
-    """The arm's colour and alpha, opaque with the photo's own pixels where they would not give back the photo (H, W, 3)."""
-    under = behind * behind_alpha[..., None] + plate * (1 - behind_alpha[..., None])
+) -> tuple[Bytes, Bytes, FloatArray, FloatArray]:
+    """Colour and alpha of the arm, colours behind it and the plate, mended where together they would not give back the photo (H, W, 3):
+    a pixel that is mostly the arm's becomes all the arm's, any other all of what is behind."""
     share = alpha[..., None].astype(np.float32) / 255
-    off = np.abs(colour * share + 255 * under * (1 - share) - rgb).max(-1) > 6
-    return np.where(off[..., None], rgb, colour), np.where(off, 255, alpha).astype(np.uint8)
+    photo, solid = rgb.astype(np.float32) / 255, behind_alpha[..., None]
+    under = behind * solid + plate * (1 - solid)
+    off = np.abs(colour / 255 * share + under * (1 - share) - photo).max(-1) > 0.024
+    mine = off & (alpha > 90)
+    theirs = off & ~mine
+    colour, alpha = np.where(mine[..., None], rgb, colour), np.where(mine, 255, np.where(theirs, 0, alpha))
+    missing = np.where(theirs[..., None], photo - under, 0)
+    behind = behind + np.where(solid >= 0.5, missing / np.maximum(solid, 0.5), 0)
+    plate = plate + np.where(solid < 0.5, missing / np.maximum(1 - solid, 0.5), 0)
+    return colour, alpha.astype(np.uint8), behind, plate
+
+
+def _connected(alpha: Mask, cover: Mask) -> Mask:
+    """Alpha (H, W) without pieces that hardly touch the arm's silhouette."""
+    _, labels = cv2.connectedComponents((alpha > 0.3).astype(np.uint8))
+    area = np.bincount(labels.ravel())
+    inside = np.bincount(labels.ravel(), weights=(cover > 0.5).ravel(), minlength=len(area))
+    keep = inside > 0.3 * area
+    keep[0] = False
+    near = cv2.dilate(keep[labels].astype(np.uint8), disc(2))
+    return (alpha * near).astype(np.float32)
 
 
 def _bytes(image: npt.NDArray[np.floating]) -> Bytes:
@@ -124,12 +146,14 @@ def _limb_matte(rgb: Bytes, matte: Mask, cover: Mask, trunk: Mask, hand: Hand) -
     inner = cv2.distanceTransform(solid, cv2.DIST_L2, 5)
     outer = cv2.distanceTransform(1 - solid, cv2.DIST_L2, 5)
     sure_in = inner > 0.06 * size
-    sure_out = (outer > 0.07 * size) | (matte < 0.02)
+    sure_out = (outer > 0.09 * size) | (matte < 0.02)
     free = ~(sure_in | sure_out)
     image = rgb.astype(np.float32) / 255
     soft = np.asarray(cv2.GaussianBlur(prior, (0, 0), 0.03 * size), np.float32)
     target, weight = data_term(image, soft, np.zeros_like(soft), sure_in, sure_out)
-    target, weight = (weight * target + 0.02 * soft) / (weight + 0.02), weight + 0.02
+    # the fitted arm counts too, most where it says arm: skin before skin has no colour to tell it by
+    trust = np.where(cover > 0.5, np.float32(0.04), np.float32(0.012))
+    target, weight = (weight * target + trust * soft) / (weight + trust), weight + trust
     start = np.where(sure_in, 1, np.where(sure_out, 0, target)).astype(np.float32)
     alpha = np.clip(solve(LocalLinear(image, 1, 2e-5), start, target, weight, free), 0, 1)
     alpha = np.clip((alpha - 0.05) / 0.9, 0, 1)
@@ -151,7 +175,7 @@ def _fill_behind(layers: Layers, alpha: Mask, gone: Mask, trunk: Mask, reach: fl
     inwards = np.clip(cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5) / reach, 0, 1)
     vote = known + 0.6 * inwards * (trunk - known)
     body = np.asarray(smoothstep(0.35, 0.65, cv2.GaussianBlur(vote, (0, 0), 1.5)), np.float32)
-    share = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 0.8) * gone
-    share = np.where(hole > 0, np.maximum(share, gone), 0).astype(np.float32)
+    # a breath of the arm leaves what is behind as the photo shows it
+    share = np.asarray(smoothstep(0.02, 0.3, alpha.astype(np.float64)), np.float32) * gone
     out = colour + (filled - colour) * share[..., None]
     return np.asarray(out, np.float32), np.asarray(matte + (body - matte) * share, np.float32)
