@@ -29,6 +29,8 @@ MAX_ERRORS = 20
 """A client that sends this many bad messages in a row is talking another language: its socket is closed."""
 HEARTBEAT_S = 20.0
 EVENT_QUEUE = 256
+QUEUE_TOLD_S = 2.0
+"""A sender that is further ahead than this is told."""
 
 
 class MessageError(VisavisError):
@@ -122,9 +124,16 @@ class AudioSocket:
     """One WebSocket of a session: commands in, events out through a bounded queue."""
 
     def __init__(
-        self, session: LiveSession, socket: web.WebSocketResponse, messages_per_s: float = 0.0
+        self,
+        session: LiveSession,
+        socket: web.WebSocketResponse,
+        *,
+        messages_per_s: float = 0.0,
+        limit_s: float = 60.0,
     ) -> None:
         self._pace = messages_per_s
+        self._limit_s = limit_s
+        self._told = 0.0
         self._session = session
         self._socket = socket
         self._events: asyncio.Queue[Event] = asyncio.Queue(EVENT_QUEUE)
@@ -151,12 +160,27 @@ class AudioSocket:
         while True:
             await self._socket.send_json(await self._events.get())
 
+    def _tell_queue(self) -> None:
+        """Back-pressure: a sender that is ahead of the clock hears how far, four times a second at most. Reading on is what lets a
+        `clear` through, so that the socket itself never holds a sender back."""
+        now = asyncio.get_running_loop().time()
+        if not self._live and self._session.queued_seconds > QUEUE_TOLD_S and now - self._told > 0.25:
+            self._told = now
+            self._event(
+                {
+                    "type": "input_audio_buffer.queued",
+                    "queued_ms": round(1000 * self._session.queued_seconds),
+                    "limit_ms": round(1000 * self._limit_s),
+                }
+            )
+
     async def _run(self, command: Command) -> None:
         session = self._session
         match command:
             case Append(pcm):
                 if len(pcm):
                     await session.push_audio(pcm, self._rate, live=self._live)
+                    self._tell_queue()
             case Configure(rate, live):
                 self._rate, self._live = rate, live
                 self._event({"type": "session.updated", "session": {"rate": rate, "live": live}})

@@ -340,5 +340,7 @@ async def audio(request: web.Request) -> web.StreamResponse:
     if not socket.can_prepare(request).ok:
         raise ApiError(400, "not_websocket", "This address speaks WebSocket.")
     await socket.prepare(request)
-    await AudioSocket(session, socket, config.messages_per_s).serve()
+    await AudioSocket(
+        session, socket, messages_per_s=config.messages_per_s, limit_s=config.max_queue_s
+    ).serve()
     return socket

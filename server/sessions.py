@@ -303,6 +303,27 @@ class SessionRegistry:
             "Speech waiting to be spoken, all sessions.",
             lambda: sum(s.queued_seconds for s in self._sessions.values()),
         )
+        metrics.gauge(
+            "visavis_bitrate_bps", "Bits a second sent to all peers.", lambda: sum(self._network("bitrate"))
+        )
+        metrics.gauge(
+            "visavis_rtt_seconds", "Round trip to peers, mean.", lambda: _mean(self._network("rtt_s"))
+        )
+        metrics.gauge(
+            "visavis_loss_ratio",
+            "Share of packets lost, mean of peers.",
+            lambda: _mean(self._network("loss")),
+        )
+
+    def _network(self, name: str) -> list[float]:
+        """A figure of all peers that have one."""
+        peers = [
+            c.network
+            for s in self._sessions.values()
+            for c in s.connections.values()
+            if hasattr(c, "network")
+        ]
+        return [value for peer in peers if (value := getattr(peer, name)) is not None]
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -395,3 +416,7 @@ class SessionRegistry:
 def audio_refused(error: VisavisError) -> Event:
     """The event that tells a caller that its speech was not taken."""
     return {"type": "error", "error": {"code": error.code, "message": str(error)}}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

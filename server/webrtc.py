@@ -6,6 +6,8 @@ import asyncio
 import logging
 import re
 import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_MEDIA_SECTIONS = 8
 NEGOTIATION_S = 10.0
+REPORT_S = 2.0
 CONNECT_S = 20.0
 """A peer that is not connected by then has vanished."""
 _MDNS = re.compile(r"^(a=candidate:\S+ \d+ \S+ \d+ )[0-9a-zA-Z-]+\.local( .*)$", re.MULTILINE)
@@ -39,6 +42,34 @@ def resolve_mdns(sdp: str, address: str | None) -> str:
     return _MDNS.sub(lambda match: f"{match[1]}{address}{match[2]}", sdp)
 
 
+@dataclass
+class Network:
+    """What a peer's reports say of the way to it."""
+
+    rtt_s: float | None = None
+    loss: float | None = None
+    """Share of packets lost since the report before."""
+    bitrate: float = 0.0
+    """Bits a second sent."""
+    _bytes: int = 0
+    _at: float = 0.0
+
+    def take(self, reports: Iterable[Any], now: float) -> None:
+        """The statistics of all senders of a connection (aiortc's)."""
+        sent = 0
+        for report in reports:
+            if report.type == "remote-inbound-rtp":
+                if report.roundTripTime is not None:
+                    self.rtt_s = report.roundTripTime
+                if report.kind == "video":
+                    self.loss = report.fractionLost / 256
+            elif report.type == "outbound-rtp":
+                sent += report.bytesSent
+        if self._at:
+            self.bitrate = max(0, sent - self._bytes) * 8 / max(1e-3, now - self._at)
+        self._bytes, self._at = sent, now
+
+
 class Viewer:
     """One peer connection of a session."""
 
@@ -50,6 +81,7 @@ class Viewer:
         self._subscription: Subscription | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.network = Network()
         self._pc.on("connectionstatechange", self._on_state)
 
     def _spawn(self, coroutine: Any, name: str) -> None:
@@ -153,6 +185,12 @@ class Viewer:
                 self._closing = asyncio.ensure_future(self.close())
                 return
             await asyncio.sleep(0.25)
+        while not self._closed:
+            self.network.take(
+                [report for sender in self._pc.getSenders() for report in (await sender.getStats()).values()],
+                loop.time(),
+            )
+            await asyncio.sleep(REPORT_S)
 
     async def add_candidates(self, fragment: str) -> None:
         """Trickle ICE: an SDP fragment (RFC 8840) with further candidates. ApiError 400 where it is malformed."""

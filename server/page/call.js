@@ -9,6 +9,7 @@ const VIDEO_BUFFER_MS = 40;
 const GATHER_MS = 1500;
 const BLOCK_S = 0.5;
 const AHEAD_S = 12;
+const RETRIES = 5;
 
 export class Problem extends Error {}
 
@@ -78,7 +79,7 @@ export class Call extends EventTarget {
   #timer = null;
   #last = null;
   #speaking = null;
-  #retried = false;
+  #tries = 0;
 
   get stream() { return this.#stream; }
   get microphone() { return this.#microphone; }
@@ -143,17 +144,27 @@ export class Call extends EventTarget {
     if (pc !== this.#pc) return;
     if (pc.connectionState === "connected") {
       clearTimeout(this.#timer);
+      this.#tries = 0;
+      if (this.#socket?.readyState === WebSocket.CLOSED) this.#openSocket();
       this.#become("live");
     } else if (pc.connectionState === "disconnected") {
       this.#become("interrupted");
     } else if (pc.connectionState === "failed") {
-      if (this.#retried) return this.#fail("The connection was lost. Check the network and start the call again.");
+      if (this.#tries >= RETRIES) return this.#fail("The connection was lost. Check the network and start the call again.");
       // the session outlives its connection for a while: meet it again
-      this.#retried = true;
       this.#become("interrupted");
       pc.close();
+      clearTimeout(this.#timer);
       for (const track of this.#stream.getTracks()) this.#stream.removeTrack(track);
-      this.#connect(iceServers).catch(() => this.#fail("The connection was lost and could not be made again."));
+      const again = () => {
+        if (this.state === "ended") return;
+        this.#tries++;
+        this.#connect(iceServers).catch((error) => {
+          if (error.status === 404 || error.status === 410 || this.#tries >= RETRIES) this.#fail("The connection was lost and could not be made again.");
+          else setTimeout(again, 1000 * this.#tries);
+        });
+      };
+      again();
     }
   }
 
@@ -171,7 +182,12 @@ export class Call extends EventTarget {
       else if (event.type === "session.closed") this.#fail("The server ended the session.");
     };
     socket.onclose = () => {
-      if (this.state === "live") this.#fail("The server ended the session.");
+      // with the network gone both ways end: the peer connection is made again first
+      if (this.state !== "live" || socket !== this.#socket) return;
+      setTimeout(() => {
+        if (this.state !== "live" || socket !== this.#socket) return;
+        api(`/v1/sessions/${this.#session.id}`, { headers: this.#headers() }).then(() => this.#openSocket(), () => this.#fail("The server ended the session."));
+      }, 500);
     };
   }
 

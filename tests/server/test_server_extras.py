@@ -138,3 +138,18 @@ def test_a_session_tells_where_its_time_goes():
             assert all(np.isfinite(v) for v in state["timings_ms"].values()) and state["lookahead"] == 2
 
     run(go())
+
+
+def test_a_peers_reports_become_figures():
+    from types import SimpleNamespace
+
+    from visavis.server.webrtc import Network
+
+    network = Network()
+    out = SimpleNamespace(type="outbound-rtp", bytesSent=1000, kind="video")
+    back = SimpleNamespace(type="remote-inbound-rtp", roundTripTime=0.03, fractionLost=64, kind="video")
+    network.take([out], 10.0)
+    assert network.rtt_s is None and network.bitrate == 0
+    out.bytesSent = 251_000
+    network.take([out, back], 12.0)
+    assert network.rtt_s == 0.03 and network.loss == 0.25 and network.bitrate == 1_000_000

@@ -232,14 +232,16 @@ def certificate(folder):
     return folder / "cert.pem", folder / "key.pem"
 
 
-def test_serve_over_tls_with_tokens_and_a_graceful_end(tmp_path):
+def test_serve_over_tls_with_tokens_and_a_graceful_end(tmp_path, avatar):
     """The command as people run it: https beyond localhost, an address with a token, calls that end in peace."""
     cert, key = certificate(tmp_path)
+    avatar.save(tmp_path / "demo.avatar")
 
     async def go():
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "visavis.clients.cli", "serve", "--port", "0", "--host", "0.0.0.0",
             "--tls-cert", str(cert), "--tls-key", str(key), "--log", "json", "--drain", "30",
+            "--no-demo", "--avatar", str(tmp_path / "demo.avatar"),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -254,11 +256,11 @@ def test_serve_over_tls_with_tokens_and_a_graceful_end(tmp_path):
             async with aiohttp.ClientSession(url, connector=connector) as http:
                 assert (await http.get("/v1/avatars")).status == 401
                 for _ in range(2000):
-                    state = await (await http.get("/v1/avatars/demo", headers=head)).json()
+                    state = (await (await http.get("/v1/avatars", headers=head)).json())["avatars"][0]
                     if state["state"] == "ready":
                         break
                     await asyncio.sleep(0.1)
-                answer = await http.post("/v1/sessions", json={"avatar": "demo"}, headers=head)
+                answer = await http.post("/v1/sessions", json={"avatar": state["id"]}, headers=head)
                 info = await answer.json()
                 assert answer.status == 201, (info, state)
                 own = {"Authorization": f"Bearer {info['token']}"}
