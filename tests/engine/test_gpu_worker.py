@@ -15,6 +15,7 @@ from visavis.engine import enroll as enrolment
 from visavis.engine.avatar import Avatar
 from visavis.engine.motion.director import MotionDirector
 from visavis.engine.motion.speech import WEIGHTS, SpeechToFace
+from visavis.engine.runtime import load
 from visavis.engine.runtime.gpu.device import DeviceError, WorkerFullError
 from visavis.engine.runtime.gpu.drawables import FrameDraws, SlotKit, triangle_kinds
 from visavis.engine.runtime.gpu.drawing import BatchDrawing
@@ -23,6 +24,7 @@ from visavis.engine.runtime.gpu.networks import BatchNetwork
 from visavis.engine.runtime.gpu.rendezvous import Rendezvous
 from visavis.engine.runtime.gpu.worker import Worker
 from visavis.engine.session import Frame, Session
+from visavis.engine.streaming import StreamingNetwork
 from visavis.engine.video.renderer import Renderer
 
 GENERATOR = Path(enrolment.__file__).parent / "weights" / "video_frame.onnx"
@@ -144,6 +146,28 @@ def test_states_cannot_be_mixed_up(device: EmulatedDevice) -> None:
         a({"mel": feed["mel"]})
     with pytest.raises(DeviceError, match="no network file"):
         device.engine(Path("/nowhere.onnx"), 2)
+    meeting.close()
+
+
+def test_state_that_is_kept_as_arrays_stays_on_the_device(device: EmulatedDevice, tmp_path: Path) -> None:
+    """`engine.streaming` keeps, copies and resets states as arrays: it works on those of a device alike."""
+    pytest.importorskip("onnx")
+    import onnx_models as models
+
+    path = models.recurrent(tmp_path / "r.onnx")
+    meeting = Rendezvous(2)
+    batched = StreamingNetwork(BatchNetwork(device, path, 2, meeting).slot(1))
+    own = StreamingNetwork(load(path))
+    rng = np.random.default_rng(0)
+    for k in range(5):
+        if k == 3:
+            batched.reset(0)
+            own.reset(0)
+        x = rng.normal(size=(1, 8)).astype(np.float32)
+        uploads = device.counts["upload"]
+        np.testing.assert_allclose(batched.step({"x": x})["y"], own.step({"x": x})["y"], atol=1e-5)
+        # Mask and input; the state only where it is begun anew.
+        assert device.counts["upload"] - uploads == (3 if k in (0, 3) else 2)
     meeting.close()
 
 

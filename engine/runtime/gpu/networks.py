@@ -15,17 +15,20 @@ from visavis.engine.runtime.gpu.structures import StateTensor
 from visavis.engine.runtime.tensorrt_build import STATE
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class SlotState:
-    """A slot's state as it is on the device after a call: something to hand back at the next, not to look into.
+    """A slot's state as it is on the device after a call: something to hand back at the next.
 
-    `numpy.asarray` fetches it. `age` counts the network's calls for this slot: only the latest can be handed back.
+    It passes for an array where one is kept: `numpy.asarray` fetches it, and writing into it fetches it once and sends it
+    back with the next call. `age` counts the network's calls for this slot: only the latest can be handed back.
     """
 
     network: BatchNetwork
     name: str
     slot: int
     age: int
+    changed: Host | None = None
+    """What was written over it here, if anything."""
 
     @property
     def shape(self) -> Shape:
@@ -36,8 +39,20 @@ class SlotState:
         return self.network.engine.inputs[self.name][1]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Host:
-        array = self.network.fetch(self)
+        array = self.network.fetch(self) if self.changed is None else self.changed
         return array if dtype is None else array.astype(dtype)
+
+    def astype(self, dtype: npt.DTypeLike, copy: bool = True) -> SlotState | Host:
+        """Itself where the type is its own and no copy is asked for."""
+        return self if np.dtype(dtype) == self.dtype and not copy else np.asarray(self).astype(dtype)
+
+    def __getitem__(self, key: Any) -> Host:
+        return np.asarray(np.asarray(self)[key])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self.changed is None:
+            self.changed = self.network.fetch(self)
+        self.changed[key] = value
 
 
 class BatchNetwork:
@@ -121,8 +136,9 @@ class BatchNetwork:
                 if isinstance(value, SlotState):
                     if value.network is not self or value.name != name or value.slot != slot:
                         raise DeviceError(f"{self.name}: {name} was given the state of something else")
-                    self._check(value)
-                    continue
+                    if value.changed is None:
+                        self._check(value)
+                        continue
                 value = np.asarray(value)
                 if value.shape != self.row_shape(name):
                     raise DeviceError(
