@@ -153,7 +153,7 @@ def breath(rng: np.random.Generator, energy: Float64, borders: npt.NDArray[np.in
     """How full the lungs are (T,), about 0..1: by a clock at rest, by the phrases in speech."""
     n = len(energy)
     out = np.empty(n)
-    fill, inhaling = float(rng.uniform(0, 0.6)), False
+    fill, inhaling = float(rng.uniform(0.3, 0.9)), False
     rate, pauses = float(rng.uniform(0.2, 0.29)), set(borders.tolist())
     depth, quick = 0.7, False
     talks = energy > 0.02
