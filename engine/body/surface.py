@@ -17,7 +17,9 @@ from visavis.engine.body.meet import FittedHead
 from visavis.engine.body.model import BodyModel, FloatArray, IntArray, load_body, rotation_matrix
 from visavis.engine.body.seams import Chain, Opening, boundary_loops, openings
 from visavis.engine.body.triangulate import (
+    along_margin,
     delaunay,
+    fan,
     grid_around,
     largest_piece,
     patches,
@@ -121,8 +123,8 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     margin_sets = [set(np.concatenate([o.upper.vertices, o.lower.vertices]).tolist()) for o in openings()]
     rim, fans = loops[0], []
     for loop in loops[1:]:
-        if not any(len(set(loop) & m) > 0.6 * len(loop) for m in margin_sets):
-            fans += [[loop[0], loop[k + 1], loop[k]] for k in range(1, len(loop) - 1)]
+        if not along_margin(set(loop), margin_sets, len(loop)):
+            fans += fan(loop)
     face = np.concatenate([face, np.array(fans, np.int32).reshape(-1, 3)])
     face_ids, inverse = np.unique(face, return_inverse=True)
     face = inverse.reshape(-1, 3).astype(np.int32)

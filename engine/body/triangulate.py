@@ -71,6 +71,16 @@ def grid_triangles(rows: int, columns: int) -> IntArray:
     return np.concatenate([np.stack([a, d, c], 1), np.stack([a, c, b], 1)]).astype(np.int32)
 
 
+def fan(loop: list[int]) -> list[list[int]]:
+    """Triangles that close a loop of vertices, facing as the mesh around it."""
+    return [[loop[0], loop[k + 1], loop[k]] for k in range(1, len(loop) - 1)]
+
+
+def along_margin(loop: set[int], margins: list[set[int]], length: int) -> bool:
+    """Whether most of a loop of `length` vertices, of which these are the body's, lies on one of the openings' margins."""
+    return any(len(loop & margin) > 0.6 * length for margin in margins)
+
+
 def patches(
     triangles: IntArray, px: Float64, size: float, margin_sets: list[set[int]], face_ids: IntArray
 ) -> IntArray:
@@ -78,9 +88,8 @@ def patches(
     fans = []
     for loop in boundary_loops(triangles)[1:]:
         own = {int(face_ids[v]) for v in loop if v < len(face_ids)}
-        if np.ptp(px[loop], axis=0).max() > size or any(len(own & m) > 0.6 * len(loop) for m in margin_sets):
-            continue
-        fans += [[loop[0], loop[k + 1], loop[k]] for k in range(1, len(loop) - 1)]
+        if np.ptp(px[loop], axis=0).max() <= size and not along_margin(own, margin_sets, len(loop)):
+            fans += fan(loop)
     return np.array(fans, np.int32).reshape(-1, 3)
 
 

@@ -135,8 +135,21 @@ def _bytes(image: npt.NDArray[np.floating]) -> Bytes:
 
 def _limb_matte(rgb: Bytes, matte: Mask, cover: Mask, trunk: Mask, hand: Hand) -> Mask:
     """Alpha (H, W) of the arm: the person's matte where the background lies behind it, matted against the person elsewhere."""
-    inside = (cover > 0.5).astype(np.uint8)
     size = max(8.0, hand.size)
+    rows, columns = np.nonzero(cover > 0.5)
+    pad = int(0.6 * size) + 4
+    box = (
+        slice(max(0, int(rows.min()) - pad), int(rows.max()) + pad),
+        slice(max(0, int(columns.min()) - pad), int(columns.max()) + pad),
+    )
+    out = np.zeros_like(matte)
+    out[box] = _matte_near(rgb[box], matte[box], cover[box], trunk[box], size)
+    return out
+
+
+def _matte_near(rgb: Bytes, matte: Mask, cover: Mask, trunk: Mask, size: float) -> Mask:
+    """`_limb_matte` in the part of the frame around the arm; `size`: the hand's, in pixels."""
+    inside = (cover > 0.5).astype(np.uint8)
     to_limb = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
     to_trunk = cv2.distanceTransform((trunk < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
     # pixels of the person near the arm and nearer to it than to the trunk are the arm's: sleeves are wider than arms
@@ -150,6 +163,8 @@ def _limb_matte(rgb: Bytes, matte: Mask, cover: Mask, trunk: Mask, hand: Hand) -
     free = ~(sure_in | sure_out)
     image = rgb.astype(np.float32) / 255
     soft = np.asarray(cv2.GaussianBlur(prior, (0, 0), 0.03 * size), np.float32)
+    if not sure_in.any() or not sure_out.any():
+        return np.minimum(soft, matte)
     target, weight = data_term(image, soft, np.zeros_like(soft), sure_in, sure_out)
     # the fitted arm counts too, most where it says arm: skin before skin has no colour to tell it by
     trust = np.where(cover > 0.5, np.float32(0.04), np.float32(0.012))
