@@ -126,10 +126,12 @@ class Renderer:
                 placed = placed + np.tensordot(face[list(_JAW)], layer.jaw, 1)
             target.draw(mesh, self._project(placed @ pose.head[:, :3].T + pose.head[:, 3]), threads=1)
         target.draw(self._mesh, moved, threads=self.threads)
+        joints = {}  # of an arm's layers, once a side
         for limb in self._limbs:
-            clavicle = pose.clavicle_left if limb.side == "Left" else pose.clavicle_right
-            joints = limb.transforms(motion, pose.root, clavicle)
-            placed = limb.rig.pose(_NO_SHAPES, _to_camera(joints), (focal, focal, cx, cy))
+            if limb.side not in joints:
+                clavicle = pose.clavicle_left if limb.side == "Left" else pose.clavicle_right
+                joints[limb.side] = _to_camera(limb.transforms(motion, pose.root, clavicle))
+            placed = limb.rig.pose(_NO_SHAPES, joints[limb.side], (focal, focal, cx, cy))
             target.draw(limb.mesh, placed, threads=self.threads)
         return target.rgb.copy()
 
@@ -188,12 +190,13 @@ class _PosedLimb:
         turns = turns * np.minimum(1, self.most / np.maximum(angle, 1e-9))[:, None]
         axes = self.axes[1:]
         world = (axes @ rotation_matrix(turns) @ axes.transpose(0, 2, 1)).astype(np.float32)
+        moves = self.pivots[1:] - np.einsum("jab,jb->ja", world, self.pivots[1:])
         out = np.empty((2 + len(turns), 3, 4), np.float32)
         out[0], out[1] = root, clavicle
         for k, parent in enumerate(arm_parents(self.side)[1:]):
-            above, pivot = out[parent + 1], self.pivots[k + 1]
-            out[k + 2, :, :3] = above[:, :3] @ world[k]
-            out[k + 2, :, 3] = above[:, :3] @ (pivot - world[k] @ pivot) + above[:, 3]
+            above = out[parent + 1]
+            np.matmul(above[:, :3], world[k], out=out[k + 2, :, :3])
+            out[k + 2, :, 3] = above[:, :3] @ moves[k] + above[:, 3]
         return out
 
 
