@@ -270,7 +270,7 @@ def test_serve_over_tls_with_tokens_and_a_graceful_end(tmp_path, avatar):
                     while (await socket.receive_json())["type"] != "session.draining":
                         pass
                     assert (await http.get("/healthz")).status == 503
-                    refused = await http.post("/v1/sessions", json={"avatar": "demo"}, headers=head)
+                    refused = await http.post("/v1/sessions", json={"avatar": state["id"]}, headers=head)
                     assert refused.status == 503 and (await refused.json())["error"]["code"] == "draining"
                     await http.delete(f"/v1/sessions/{info['id']}", headers=own)
             assert await asyncio.wait_for(process.wait(), 20) == 0
