@@ -9,7 +9,8 @@ the avatar's own resolution. Regions follow the real frame's landmarks: lips (ou
   mae_lips        mean absolute error over the lips, 0..1
   psnr/ssim/features_{face,lips,eyes}   against the real frame (features: taef2 encoder, needs torch and DATA/taef2)
   identity        dlib descriptor distance of frame to photo (needs the extra `bench`); real: the real video's own
-  sharpness       CPBD of the face; real: the real video's
+  sharpness       CPBD of the face at the video's own resolution; real: the real video's
+  detail          energy of the finest details of the face, as a multiple of the real video's
   flicker         second difference in time over the face, as a multiple of the real video's; flicker_lips over the lips
   frechet         Frechet distance of made and real frames over mean and spread of the taef2 encoder's features of the face box
 
@@ -22,17 +23,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
+from visavis.benchmarks.quality_video_material import (
+    Figures,
+    Judges,
+    Method,
+    Scene,
+    film,
+    methods_of,
+    scene_of,
+    synthetic_motion,
+)
 from visavis.benchmarks.quality_video_metrics import (
     Bytes,
     FeatureDistance,
-    Identity,
+    FloatArray,
     Regions,
     cpbd,
     detail,
@@ -42,11 +51,8 @@ from visavis.benchmarks.quality_video_metrics import (
     psnr,
     ssim,
 )
-from visavis.engine.body.detect import FaceTracker
-from visavis.engine.body.track import read_frames, track_frames
-from visavis.engine.motion.channels import ARKIT, HEAD_SLICE, INDEX, FloatArray, zero_motion
+from visavis.engine.motion.channels import zero_motion
 from visavis.engine.training.video_data_pairs import Driven
-from visavis.engine.video.renderer import Renderer
 
 SPEAKERS = ("s26", "s31")
 EVERY = 3
@@ -54,112 +60,17 @@ EVERY = 3
 IDENTITY_EVERY = 12
 
 
-class Painter(Protocol):
-    """What completes a warped frame: `visavis.engine.video.generator.Generator`, or a teacher under trial."""
-
-    def render(self, frame: Bytes, motion: FloatArray) -> Bytes:
-        """Paint over the frame that the warp's renderer has just drawn."""
-        ...
-
-
-Method = Callable[[Renderer], Painter | None]
-"""From an avatar's renderer to its painter; None: the warp alone."""
-
-
-def methods_of(steps: list[int]) -> dict[str, Method]:
-    """The warp alone and the shipped generator by steps, where its weights are."""
-    from visavis.engine.video.generator import Generator, available
-
-    out: dict[str, Method] = {"warp": lambda renderer: None}
-    if available():
-        for count in steps:
-            out[f"steps {count}"] = lambda renderer, count=count: Generator(renderer, steps=count)  # type: ignore[misc]
-    return out
-
-
-def film(renderer: Renderer, painter: Painter | None, motion: FloatArray) -> Iterator[Bytes]:
-    """Frames for motion (T, N_CHANNELS)."""
-    for row in motion:
-        frame = renderer.render(row)
-        yield frame if painter is None else painter.render(frame, row)
-
-
-@dataclass
-class Figures:
-    """Sums of one method over frames and clips."""
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    summaries: list[FloatArray] = field(default_factory=list)
-
-    def add(self, name: str, value: float) -> None:
-        """One more value."""
-        self.values.setdefault(name, []).append(value)
-
-    def means(self) -> dict[str, float]:
-        """Mean of every figure."""
-        return {name: float(np.mean(values)) for name, values in self.values.items()}
-
-
-@dataclass
-class Judges:
-    """What measures: optional ones are None where their packages are missing."""
-
-    tracker: FaceTracker
-    identity: Identity | None
-    features: FeatureDistance | None
-
-    @classmethod
-    def load(cls, data: Path) -> Judges:
-        """All that are installed; says what is missing."""
-        identity: Identity | None = None
-        features: FeatureDistance | None = None
-        try:
-            identity = Identity()
-        except ImportError as error:
-            print(f"no identity distance ({error}): pip install 'visavis[bench]'", file=sys.stderr)
-        try:
-            features = FeatureDistance(data / "taef2/taef2_encoder.pth")
-        except (ImportError, FileNotFoundError) as error:
-            print(f"no feature distance ({error})", file=sys.stderr)
-        return cls(FaceTracker(), identity, features)
-
-
-@dataclass
-class Scene:
-    """One clip ready to be judged: the avatar, the real frames in its frame, their regions and landmarks, the motion."""
-
-    name: str
-    driven: Driven
-    real: list[Bytes]
-    regions: list[Regions | None]
-    landmarks: list[FloatArray | None]
-    motion: FloatArray
-
-
-def scene_of(path: Path, judges: Judges) -> Scene:
-    """Enrol from the first frame, track the clip, find the regions."""
-    frames = [frame for frame, _ in read_frames(path)]
-    driven = Driven(frames[0], judges.tracker)
-    motion = track_frames([(frame, 25.0) for frame in frames], name=str(path)).clip.motion[: len(frames)]
-    real = [driven.frame(frame) for frame in frames]
-    face, regions, landmarks = None, [], []
-    for frame in real:
-        face = judges.tracker.track(frame, face) if face is not None else None
-        face = face or judges.tracker.detect(frame)
-        regions.append(None if face is None else Regions.of(face.landmarks, frame.shape[:2]))
-        landmarks.append(None if face is None else face.landmarks[:, :2])
-    return Scene(f"{path.parent.name}/{path.stem}", driven, real, regions, landmarks, motion)
-
-
 def judge_frame(
     made: Bytes,
     real: Bytes,
     where: Regions,
+    zoom: float,
     figures: Figures,
     features: FeatureDistance | None,
     reference: list[Any],
 ) -> None:
-    """Compare one made frame with the real one; `reference`: the real face box's features."""
+    """Compare one made frame with the real one; `reference`: the real face box's features;
+    `zoom`: how far the real video was enlarged into the avatar's frame."""
     x0, y0, x1, y1 = where.box
     cut = np.s_[y0:y1, x0:x1]
     a, b = np.ascontiguousarray(made[cut]), np.ascontiguousarray(real[cut])
@@ -173,7 +84,16 @@ def judge_frame(
             figures.add(f"features_{name}", features.distance(own, reference, mask))
     if features:
         figures.summaries.append(features.summary(own))
-    figures.add("sharpness", cpbd(a))
+    figures.add("sharpness", cpbd(_native(a, zoom)))
+    figures.add("detail", detail(a, masks["face"]) / max(detail(b, masks["face"]), 1e-6))
+
+
+def _native(image: Bytes, zoom: float) -> Bytes:
+    """The picture at the real video's own resolution: enlargement alone would count as blur."""
+    if zoom <= 1:
+        return image
+    size = (round(image.shape[1] / zoom), round(image.shape[0] / zoom))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def judge_clip(scene: Scene, methods: dict[str, Method], judges: Judges, totals: dict[str, Figures]) -> Bytes:
@@ -195,7 +115,7 @@ def judge_clip(scene: Scene, methods: dict[str, Method], judges: Judges, totals:
                 rates[name].append(flicker(real[k - 1], real[k], real[k + 1], mask))
         if k % EVERY == 0 and k:
             own = np.ascontiguousarray(real[k][y0:y1, x0:x1])
-            real_figures.add("sharpness", cpbd(own))
+            real_figures.add("sharpness", cpbd(_native(own, scene.driven.zoom)))
             if judges.features:
                 references[k] = judges.features.maps(own)
                 real_figures.summaries.append(judges.features.summary(references[k]))
@@ -223,7 +143,10 @@ def judge_clip(scene: Scene, methods: dict[str, Method], judges: Judges, totals:
                 for name, mask in (("flicker", where.face), ("flicker_lips", where.lips)):
                     bent[name].append(flicker(made[k - 1], made[k], made[k + 1], mask))
             if k % EVERY == 0 and k:
-                judge_frame(made[k], real[k], where, figures, judges.features, references.get(k, []))
+                reference = references.get(k, [])
+                judge_frame(
+                    made[k], real[k], where, scene.driven.zoom, figures, judges.features, reference
+                )  # fmt: skip
             marks = scene.landmarks[k]
             if (
                 judges.identity
@@ -250,26 +173,6 @@ def _shrunk(frame: Bytes, where: Regions | None, side: int = 176) -> Bytes:
 
 
 # --- portraits
-
-
-def synthetic_motion(length: int = 48) -> FloatArray:
-    """A turn of the head, speech-like lips, a smile, two blinks: (length, N_CHANNELS)."""
-    t = np.arange(length) / 25
-    motion = np.stack([zero_motion() for _ in range(length)])
-    motion[:, HEAD_SLICE] = np.stack(
-        [0.05 * np.sin(4.1 * t), 0.16 * np.sin(2.9 * t), 0.04 * np.sin(2.1 * t + 1)], 1
-    )
-    speech = np.clip(np.sin(11 * t) + 0.5 * np.sin(17 * t + 1), 0, 1.2)
-    motion[:, INDEX["jawOpen"]] = 0.28 * speech
-    for side in ("Left", "Right"):
-        motion[:, INDEX[f"mouthLowerDown{side}"]] = 0.2 * speech
-        motion[:, INDEX[f"mouthUpperUp{side}"]] = 0.12 * speech
-        motion[:, INDEX[f"mouthSmile{side}"]] = 0.25 * np.clip(np.sin(2 * t - 1), 0, 1)
-        motion[:, ARKIT.index(f"eyeBlink{side}")] = np.maximum(
-            np.exp(-(((t - 0.5) / 0.06) ** 2)), np.exp(-(((t - 1.5) / 0.06) ** 2))
-        )
-    motion[:, INDEX["mouthFunnel"]] = 0.3 * np.clip(np.sin(7 * t), 0, 1)
-    return motion.astype(np.float32)
 
 
 def judge_portrait(

@@ -101,7 +101,7 @@ def cpbd(image: Bytes) -> float:
         return 0.0
     sign = np.sign(gradient[rows, columns])
     # walk to the extrema on both sides of each edge
-    span = np.ones(len(rows))
+    span = np.zeros(len(rows))
     for direction in (-1, 1):
         at, going = columns.copy(), np.ones(len(rows), bool)
         for _ in range(16):

@@ -17,13 +17,13 @@ from visavis.engine.body.model import load_body
 from visavis.engine.motion.channels import ARKIT, GAZE_SLICE
 from visavis.engine.training.bake_body import Sampler, load_obj, load_target
 from visavis.engine.training.video_data import HELD_OUT, Job, Shard
+from visavis.engine.training.video_data_atlas import person_atlas
 from visavis.engine.training.video_data_pairs import Bytes, Driven, Float64, find
 from visavis.engine.training.video_data_render import (
     KIND,
     Light,
     PersonMesh,
     Piece,
-    person_atlas,
     teeth_piece,
     turned,
 )
@@ -74,10 +74,11 @@ class Library:
         self.teeth = [teeth_piece(p.with_suffix("")) for p in sorted((self.data / "teeth").glob("*.mhclo"))]
         self.brows = [Piece.read(p.with_suffix(""), "brows") for p in sorted((self.data / "eyebrows").glob("*.mhclo"))]  # fmt: skip
         self.lashes = [Piece.read(p.with_suffix(""), "lashes") for p in sorted((self.data / "eyelashes").glob("*.mhclo"))]  # fmt: skip
-        self.hair = [
+        hair = [
             (Piece.read(p.with_suffix(""), "hair"), self.data / f"hair/textures/{p.stem.replace('afro01', 'afro')}_diffuse.png")
-            for p in sorted((self.data / "hair").glob("*.mhclo")) if p.stem not in ("bob01", "bob02", "ponytail01")  # these hang over an eye
+            for p in sorted((self.data / "hair").glob("*.mhclo"))
         ]  # fmt: skip
+        self.hair = [pair for pair in hair if not self._hides_an_eye(pair[0])]
         self.skins = sorted((self.data / "skins").glob("*.png"))
         curves = np.load(data / "grid/arkit_curves.npz")
         names = [str(name) for name in curves["names"]]
@@ -89,6 +90,13 @@ class Library:
             for k, source in known:
                 full[:, k] = np.nan_to_num(curves[key][:, source])
             self.curves.append(full)
+
+    def _hides_an_eye(self, hair: Piece) -> bool:
+        assert hair.fitting is not None
+        eyes = np.concatenate([self.span["helper-l-eye"], self.span["helper-r-eye"]])
+        centre = self.base[eyes].mean(0)
+        at = hair.fitting.place(self.base) - centre
+        return bool(((np.abs(at[:, 0]) < 0.45) & (np.abs(at[:, 1]) < 0.15) & (at[:, 2] > 0)).sum() > 3)
 
 
 def _two(quads: np.ndarray) -> np.ndarray:
@@ -181,6 +189,10 @@ class Person:
         shift[upper, 1] = line - rng.uniform(0.0005, 0.004) - points[upper & incisor, 1].min()
         down = line - rng.uniform(0.003, 0.006) - points[~upper & incisor, 1].max()
         shift[~upper, 1] = down
+        # the gums' far sides are never seen, and would come through lip and chin
+        tall = points[:, 1] + shift[:, 1]
+        edge = np.where(upper, line + 0.014, line - 0.004 - 0.012)
+        shift[:, 1] += np.where(upper, np.minimum(edge - tall, 0), np.maximum(edge - tall, 0))
         for arch, behind in ((upper, 0.0045), (~upper, 0.0065)):
             shift[arch, 2] = min(0.0, front - behind - float(points[arch, 2].max()))
         return [shift, np.array([0.0, min(down, 0.0), float(shift[~upper, 2].min())]), 0.0, 0.0]

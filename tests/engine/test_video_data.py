@@ -11,10 +11,10 @@ from visavis.engine.body.detect import FaceTracker
 from visavis.engine.body.photo import load_photo
 from visavis.engine.motion.channels import HEAD_SLICE, INDEX, zero_motion
 from visavis.engine.training.video_data import Job, Shard, main, runs, work
+from visavis.engine.training.video_data_atlas import PATCHES
 from visavis.engine.training.video_data_pairs import Driven, find, smooth_faces
 from visavis.engine.training.video_data_render import (
     KIND,
-    PATCHES,
     Fitting,
     Light,
     PersonMesh,
