@@ -51,14 +51,13 @@ lint: dev
 	$(BIN)/mypy -p visavis.kernels -p visavis.engine -p visavis.server -p visavis.clients -p visavis.benchmarks
 
 test: lint browser
-	# calls in a real browser first, in a process of their own: after hundreds of tests its heap and threads stall a live call
-	$(BIN)/python -m pytest -m browser
-	$(BIN)/python -m pytest -m "not browser"
+	$(BIN)/python -m pytest
 
 bench: install browser
 	$(BIN)/visavis bench kernels
 	$(BIN)/visavis bench render
 	$(BIN)/visavis bench latency
+	$(BIN)/visavis bench throughput
 
 # On a machine with an NVIDIA GPU: kernels, engines, tests and timings; a table and runs/gpu-check.json. Elsewhere it says so (exit 3).
 gpu-check: dev

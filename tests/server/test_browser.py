@@ -80,12 +80,13 @@ def assert_one_clock(recording):
     assert steps.min() > 0.5, "in order"
 
 
-def test_the_demo_person_speaks_in_chromium(tmp_path):
+def test_the_demo_person_speaks_in_chromium(tmp_path, avatar):
     """The whole product: the shipped photo, networks and speech, through the page, judged by landmarks on the received frames."""
     stimulus(tmp_path / "speech.wav", seconds=24.0)
+    avatar.save(tmp_path / "demo.avatar")
 
     async def go():
-        async with server_process() as (url, _):
+        async with server_process(["--no-demo", "--avatar", str(tmp_path / "demo.avatar")]) as (url, _):
             picture = cv2.imdecode(np.frombuffer(await picture_of(url), np.uint8), cv2.IMREAD_COLOR)
             async with chromium(tmp_path / "speech.wav") as page:
                 await start_call(page, url + "/", "mic")
