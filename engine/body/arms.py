@@ -74,7 +74,7 @@ def offset_axes(side: str, bone: str) -> Float64:
     """Unit vectors (3, 3) as rows in rest axes: towards the palm, along the bone, sideways; mirrored between the two hands."""
     bend, _, own = finger_axes(side)[bone]
     palmward = np.cross(bend, own)
-    return np.stack([palmward, own, np.cross(own, palmward) * (1 if side == "Left" else -1)])
+    return np.stack([palmward, own, np.cross(palmward, own) * (1 if side == "Left" else -1)])
 
 
 def hand_points(side: str, shape: Float64, transforms: Float64) -> Float64:

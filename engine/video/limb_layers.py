@@ -81,41 +81,46 @@ def _part(
     gone = np.asarray(smoothstep(*maps.segment.leave, maps.along.astype(np.float64)), np.float32)
     behind, behind_alpha = _fill_behind(layers, alpha, gone, trunk, 0.2 * hand.size)
     plate = layers.plate.astype(np.float32) / 255
-    under = behind * behind_alpha[..., None] + plate * (1 - behind_alpha[..., None])
+    under = _under(behind, behind_alpha, plate)
     split = split_layers(rgb, alpha, under)
     # what no colour of the arm explains goes to what lies behind it
-    missing = split.plate.astype(np.float32) / 255 - under
-    solid = behind_alpha[..., None] >= 0.5
-    behind = np.where(solid, behind + missing / np.maximum(behind_alpha[..., None], 0.5), behind)
-    plate = np.where(solid, plate, plate + missing / np.maximum(1 - behind_alpha[..., None], 0.5))
-    foreground, alpha8, behind, plate = _exact(
-        rgb, split.foreground, split.alpha, behind, behind_alpha, plate
-    )
+    missing: FloatArray = split.plate.astype(np.float32) / 255 - under
+    left = _mended(behind, behind_alpha, plate, missing)
+    foreground, alpha8, missing = _exact(rgb, split.foreground, split.alpha, _under(*left))
+    left = _mended(*left, missing)
     built = limb_mesh(posed, arm, fit, hand, alpha8, maps)
     if built is None:
         return None
     limb, (x0, y0, x1, y1) = built
     texture = np.dstack([foreground, alpha8])[y0:y1, x0:x1]
-    left = Layers(_bytes(behind), _bytes(behind_alpha), _bytes(plate))
-    return left, replace(limb, texture=np.ascontiguousarray(texture))
+    behind8, matte8, plate8 = (_bytes(plane) for plane in left)
+    return Layers(behind8, matte8, plate8), replace(limb, texture=np.ascontiguousarray(texture))
 
 
-def _exact(
-    rgb: Bytes, colour: Bytes, alpha: Bytes, behind: FloatArray, behind_alpha: Mask, plate: FloatArray
-) -> tuple[Bytes, Bytes, FloatArray, FloatArray]:
-    """Colour and alpha of the arm, colours behind it and the plate, mended where together they would not give back the photo (H, W, 3):
-    a pixel that is mostly the arm's becomes all the arm's, any other all of what is behind."""
+def _under(behind: FloatArray, alpha: FloatArray, plate: FloatArray) -> FloatArray:
+    """What is seen behind the arm (H, W, 3): the person without it over the plate."""
+    return behind * alpha[..., None] + plate * (1 - alpha[..., None])
+
+
+def _mended(
+    behind: FloatArray, alpha: FloatArray, plate: FloatArray, missing: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Person without the arm, its alpha and the plate, such that `_under` is brighter by `missing` (H, W, 3)."""
+    share = alpha[..., None]
+    person = np.where(share >= 0.5, behind + missing / np.maximum(share, 0.5), behind)
+    return person, alpha, np.where(share >= 0.5, plate, plate + missing / np.maximum(1 - share, 0.5))
+
+
+def _exact(rgb: Bytes, colour: Bytes, alpha: Bytes, under: FloatArray) -> tuple[Bytes, Bytes, FloatArray]:
+    """Colour and alpha of the arm, and what is missing behind it (H, W, 3), such that together they give back the photo: a pixel that does
+    not and is mostly the arm's becomes all the arm's, any other all of what is behind."""
     share = alpha[..., None].astype(np.float32) / 255
-    photo, solid = rgb.astype(np.float32) / 255, behind_alpha[..., None]
-    under = behind * solid + plate * (1 - solid)
+    photo = rgb.astype(np.float32) / 255
     off = np.abs(colour / 255 * share + under * (1 - share) - photo).max(-1) > 0.024
     mine = off & (alpha > 90)
     theirs = off & ~mine
-    colour, alpha = np.where(mine[..., None], rgb, colour), np.where(mine, 255, np.where(theirs, 0, alpha))
-    missing = np.where(theirs[..., None], photo - under, 0)
-    behind = behind + np.where(solid >= 0.5, missing / np.maximum(solid, 0.5), 0)
-    plate = plate + np.where(solid < 0.5, missing / np.maximum(1 - solid, 0.5), 0)
-    return colour, alpha.astype(np.uint8), behind, plate
+    opacity = np.where(mine, 255, np.where(theirs, 0, alpha)).astype(np.uint8)
+    return np.where(mine[..., None], rgb, colour), opacity, np.where(theirs[..., None], photo - under, 0)
 
 
 def _connected(alpha: Mask, cover: Mask) -> Mask:
