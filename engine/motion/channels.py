@@ -6,6 +6,8 @@ negative values undo what the photo shows). Rotations are rotation vectors in ra
 z (out of the face, towards the viewer); translation is in metres in the same axes. Gaze is (yaw, pitch) an eye in radians: positive yaw
 turns the eye to the person's left, positive pitch upwards. Positive head rotation x tilts the face downwards (nod), positive y
 turns it to the person's left, positive z tilts the crown of the head to the person's right.
+Rotations of upper arms, forearms, wrists and fingers are in the axes of the body at rest and carried along by their bone, so that the same
+value bends a finger the same way however the photo holds the hand; `visavis.engine.body.rig.finger_axes` gives the axes that curl it.
 """
 
 from __future__ import annotations
