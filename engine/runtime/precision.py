@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
-CONVERSION = 1
+CONVERSION = 2
 """Changes when the same file would give another network; part of what a built engine is bound to."""
 
 KEPT = frozenset(
@@ -24,6 +24,20 @@ KEPT = frozenset(
 """Operations that stay in float32."""
 _PASSIVE = frozenset({"Shape", "Size"})
 """Operations that take any type and give integers."""
+
+
+def _unambiguous(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network where no weight has the name of what a node gives: some readers allow it, TensorRT does not."""
+    graph = model.graph
+    weights = {t.name: t for t in graph.initializer}
+    taken = weights.keys() & {name for node in graph.node for name in node.output}
+    for name in taken:
+        weights[name].name = f"{name}_weight"
+    for node in graph.node:
+        # Until the node that gives it, the name is the weight's.
+        node.input[:] = [f"{name}_weight" if name in taken else name for name in node.input]
+        taken = taken - set(node.output)
+    return model
 
 
 def _without_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -214,7 +228,7 @@ def converted(data: bytes, precision: Precision) -> bytes:
         raise ValueError(f"precision: one of {', '.join(PRECISIONS)}; got {precision!r}")
     import onnx
 
-    result: Any = _without_bytes(onnx.load_from_string(data))
+    result: Any = _without_bytes(_unambiguous(onnx.load_from_string(data)))
     if precision != "fp32":
         result = _Converter(result, precision).run()
     return bytes(result.SerializeToString())

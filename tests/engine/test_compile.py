@@ -80,6 +80,23 @@ def test_bytes_stay_at_the_ends_alone(tmp_path: Path, precision: Any) -> None:
     assert not [v.name for v in inner if v.type.tensor_type.elem_type == onnx.TensorProto.UINT8]
 
 
+def test_a_weight_with_the_name_of_an_output_is_renamed(tmp_path: Path) -> None:
+    model = onnx.load(models.recurrent(tmp_path / "r.onnx"))
+    for tensor in model.graph.initializer:
+        tensor.name = "y" if tensor.name == "half" else tensor.name
+    for node in model.graph.node:
+        node.input[:] = ["y" if name == "half" else name for name in node.input]
+    twice = tmp_path / "twice.onnx"
+    twice.write_bytes(model.SerializeToString())
+    fixed = onnx.load_from_string(converted(twice.read_bytes(), "fp16"))
+    names = [t.name for t in fixed.graph.initializer] + [o for n in fixed.graph.node for o in n.output]
+    assert len(names) == len(set(names))
+    (tmp_path / "fixed.onnx").write_bytes(fixed.SerializeToString())
+    x, memory = np.ones((1, 8), np.float32), np.full((1, 8), 0.5, np.float32)
+    want = run(tmp_path / "r.onnx", x=x, memory=memory)["y"]
+    np.testing.assert_allclose(run(tmp_path / "fixed.onnx", x=x, memory=memory)["y"], want, atol=0.01)
+
+
 def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
     data = models.recurrent(tmp_path / "r.onnx").read_bytes()
     with pytest.raises(ValueError, match="precision: one of"):
