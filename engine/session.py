@@ -16,9 +16,10 @@ import numpy.typing as npt
 from visavis.engine.audio.pcm import FloatArray, check_rate, to_int16, to_mono
 from visavis.engine.audio.resample import Resampler
 from visavis.engine.audio.vad import VoiceActivity
-from visavis.engine.errors import QueueFullError
+from visavis.engine.errors import MotionError, QueueFullError
 from visavis.engine.motion.channels import zero_motion
-from visavis.engine.motion.director import MotionDirector, MotionSource
+from visavis.engine.motion.diffusion import Controls, DiffusionMotion
+from visavis.engine.motion.director import MotionSource
 from visavis.engine.timing import (
     FPS,
     PLAYBACK_RATE,
@@ -168,7 +169,7 @@ class Session:
         self._renderer: FrameRenderer = renderer
         # stage 1 moves a resting face; a photo may show a smile or an open mouth, taken back first
         self._neutral = zero_motion() if avatar is None else avatar.neutral_motion()
-        self._source: MotionSource = source if source is not None else MotionDirector(seed, lookahead)
+        self._source: MotionSource = source if source is not None else DiffusionMotion(seed, lookahead)
         self.lookahead = self._source.lookahead
         self._max_samples = int(max_queue_s * SAMPLE_RATE)
         self._vad = VoiceActivity()
@@ -181,6 +182,18 @@ class Session:
         self._index = 0
         self._speech_frames = 0
         self._closed = False
+
+    @property
+    def controls(self) -> Controls:
+        """Expressiveness, head motion, gaze target, mood, listening; assign a new one to change them from the next frame
+        on. A `source` without controls has the default ones and takes no others."""
+        return getattr(self._source, "controls", Controls())
+
+    @controls.setter
+    def controls(self, controls: Controls) -> None:
+        if not hasattr(self._source, "controls"):
+            raise MotionError("this session's motion source has no controls")
+        self._source.controls = controls
 
     @property
     def queued_seconds(self) -> float:

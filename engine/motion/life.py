@@ -137,6 +137,73 @@ def blink_curve(seconds: float, pace: float = 1.0) -> float:
     return 0.5 + 0.5 * float(np.cos(np.pi * (t - 0.11) / 0.15)) if t < 0.26 else 0.0
 
 
+class Eyes:
+    """Gaze and lids alone: fixations and saccades, and blinks, more of them where speech pauses and where the gaze shifts.
+    Seeded; of constant size."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._rng = np.random.default_rng([seed % 2**32, 3])
+        self._mean = float(self._rng.uniform(3.4, 4.6))
+        self._blinks = _Blinks(wait=float(self._rng.uniform(0.8, 3.0)))
+        self._gaze = _Gaze()
+        self._spoke = False
+
+    def step(self, speaking: bool) -> tuple[FloatArray, float]:
+        """The next frame: gaze (yaw, pitch) in the room, 0 = the viewer, and how far the lids are closed, 0 to 1."""
+        pause_begins, self._spoke = self._spoke and not speaking, speaking
+        shifted = _fixate(self._gaze, self._rng, speaking, pause_begins)
+        return self._gaze.at, _blink(self._blinks, self._rng, self._mean, pause_begins, shifted)
+
+
+def _blink(
+    blinks: _Blinks, rng: np.random.Generator, mean: float, pause_begins: bool, shifted: bool
+) -> float:
+    """Moves the process by a frame; how far the lids are closed."""
+    blinks.since += _DT
+    blinks.wait -= _DT
+    if (pause_begins and rng.random() < 0.35) or (shifted and rng.random() < 0.3):
+        blinks.wait = min(blinks.wait, 0.04)
+    if blinks.wait <= 0 and blinks.since > 0.9:
+        blinks.since = float(rng.uniform(0, _DT))
+        blinks.depth, blinks.pace = float(rng.uniform(0.9, 1.0)), float(rng.uniform(0.75, 1.1))
+        blinks.wait = 0.9 + float(rng.gamma(2.0, (mean - 0.9) / 2.0))
+        if rng.random() < 0.06:
+            blinks.wait = 0.9  # one blink after the other
+    return blinks.depth * blink_curve(max(0.0, blinks.since), blinks.pace)
+
+
+def _fixate(gaze: _Gaze, rng: np.random.Generator, speaking: bool, pause_begins: bool) -> bool:
+    """Moves the gaze by a frame; True when a saccade of more than 6 degrees starts."""
+    gaze.fixation -= _DT
+    shifted = False
+    glance_back = pause_begins and gaze.away  # the speaker hands over the turn
+    if gaze.fixation <= 0 or glance_back:
+        leave = 0.28 if speaking else 0.2
+        gaze.away = not gaze.away and not glance_back and bool(rng.random() < leave)
+        if gaze.away:
+            side = rng.choice([-1.0, 1.0])
+            target = np.array([side * rng.uniform(4, 13), rng.normal(-1.5, 4.5)]) * _DEGREE
+            gaze.fixation = float(np.clip(rng.lognormal(np.log(0.8), 0.4), 0.3, 2.0))
+        else:  # between the viewer's eyes and mouth
+            target = np.clip(rng.normal(0, [0.9, 0.7]), -2, 2) * _DEGREE
+            gaze.fixation = float(np.clip(rng.lognormal(np.log(1.3), 0.6), 0.35, 5.0))
+        shifted = _look(gaze, target)
+    elif rng.random() < 1.2 * _DT:  # micro-saccade
+        _look(gaze, gaze.target + rng.normal(0, 0.25, 2) * _DEGREE)
+    gaze.progress = min(1.0, gaze.progress + _DT / gaze.duration)
+    eased = np.float32(gaze.progress * gaze.progress * (3 - 2 * gaze.progress))
+    gaze.at = gaze.start + (gaze.target - gaze.start) * eased
+    return shifted
+
+
+def _look(gaze: _Gaze, target: npt.NDArray[np.floating[Any]]) -> bool:
+    limit = np.array([15, 9]) * _DEGREE
+    gaze.start, gaze.target = gaze.at, np.clip(target, -limit, limit).astype(np.float32)
+    degrees = float(np.linalg.norm(gaze.target - gaze.start)) / _DEGREE
+    gaze.progress, gaze.duration = 0.0, 0.021 + 0.0022 * degrees
+    return degrees > 6
+
+
 class Life:
     """Motion of an idle or speaking person, all channels but the mouth's. The same seed gives the same
     life."""
@@ -210,26 +277,8 @@ class Life:
 
     def _gaze(self, motion: FloatArray, rotation: FloatArray, cue: SpeechCue, pause_begins: bool) -> bool:
         """Moves the eyes; True when a saccade of more than 6 degrees starts."""
-        gaze, rng = self.state.gaze, self.state.rng
-        gaze.fixation -= _DT
-        shifted = False
-        glance_back = pause_begins and gaze.away  # the speaker hands over the turn
-        if gaze.fixation <= 0 or glance_back:
-            leave = 0.28 if cue.speaking else 0.2
-            gaze.away = not gaze.away and not glance_back and bool(rng.random() < leave)
-            if gaze.away:
-                side = rng.choice([-1.0, 1.0])
-                target = np.array([side * rng.uniform(4, 13), rng.normal(-1.5, 4.5)]) * _DEGREE
-                gaze.fixation = float(np.clip(rng.lognormal(np.log(0.8), 0.4), 0.3, 2.0))
-            else:  # between the viewer's eyes and mouth
-                target = np.clip(rng.normal(0, [0.9, 0.7]), -2, 2) * _DEGREE
-                gaze.fixation = float(np.clip(rng.lognormal(np.log(1.3), 0.6), 0.35, 5.0))
-            shifted = self._look(target)
-        elif rng.random() < 1.2 * _DT:  # micro-saccade
-            self._look(gaze.target + rng.normal(0, 0.25, 2) * _DEGREE)
-        gaze.progress = min(1.0, gaze.progress + _DT / gaze.duration)
-        eased = np.float32(gaze.progress * gaze.progress * (3 - 2 * gaze.progress))
-        gaze.at = gaze.start + (gaze.target - gaze.start) * eased
+        gaze = self.state.gaze
+        shifted = _fixate(gaze, self.state.rng, cue.speaking, pause_begins)
         # Eyes hold their target while the head moves (vestibulo-ocular reflex).
         yaw = float(np.clip(gaze.at[0] - rotation[1], -0.35, 0.35))
         pitch = float(np.clip(gaze.at[1] + rotation[0], -0.3, 0.25))
@@ -243,14 +292,6 @@ class Life:
             motion[INDEX[f"eyeLookIn{side}"]] = inward
         return shifted
 
-    def _look(self, target: npt.NDArray[np.floating[Any]]) -> bool:
-        gaze = self.state.gaze
-        limit = np.array([15, 9]) * _DEGREE
-        gaze.start, gaze.target = gaze.at, np.clip(target, -limit, limit).astype(np.float32)
-        degrees = float(np.linalg.norm(gaze.target - gaze.start)) / _DEGREE
-        gaze.progress, gaze.duration = 0.0, 0.021 + 0.0022 * degrees
-        return degrees > 6
-
     def _brows(self, motion: FloatArray, stressed: bool) -> None:
         state = self.state
         if stressed and state.rng.random() < 0.5:
@@ -263,17 +304,8 @@ class Life:
         motion[INDEX["browOuterUpLeft"]] = 0.7 * raised * self._brow_sides[1]
 
     def _blink(self, motion: FloatArray, pause_begins: bool, shifted: bool) -> None:
-        blinks, rng = self.state.blinks, self.state.rng
-        blinks.since += _DT
-        blinks.wait -= _DT
-        if (pause_begins and rng.random() < 0.35) or (shifted and rng.random() < 0.3):
-            blinks.wait = min(blinks.wait, 0.04)
-        if blinks.wait <= 0 and blinks.since > 0.9:
-            blinks.since = float(rng.uniform(0, _DT))
-            blinks.depth, blinks.pace = float(rng.uniform(0.9, 1.0)), float(rng.uniform(0.75, 1.1))
-            blinks.wait = 0.9 + float(rng.gamma(2.0, (self._blink_mean - 0.9) / 2.0))
-            if rng.random() < 0.06:
-                blinks.wait = 0.9  # one blink after the other
+        blinks = self.state.blinks
+        _blink(blinks, self.state.rng, self._blink_mean, pause_begins, shifted)
         for side, delay in (("Right", -self._lid_delay), ("Left", self._lid_delay)):
             lids = blinks.depth * blink_curve(max(0.0, blinks.since - delay), blinks.pace)
             motion[INDEX[f"eyeBlink{side}"]] = lids

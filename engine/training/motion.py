@@ -56,6 +56,8 @@ class Settings:
     anchor: float = 0.3
     """How far film pulls the mouth away from the encoder's mean (0 to 1): film is nearly all of one man, and a network given all
     of it speaks with his lips."""
+    momentum: int = 0
+    """1: the transformer also reads how the values moved in the frame before."""
     start: str = ""
     """Begin with the weights of this final.pt."""
     seed: int = 0
@@ -65,7 +67,15 @@ def make_net(settings: Settings) -> MotionNet:
     values = len(FACE) if settings.part == "face" else len(LIFE)
     return MotionNet(
         Shape(
-            values, FEATURES + 1, LABELS, settings.width, settings.layers, 4, settings.window, settings.head
+            values,
+            FEATURES + 1,
+            LABELS,
+            settings.width,
+            settings.layers,
+            4,
+            settings.window,
+            settings.head,
+            momentum=bool(settings.momentum),
         )
     )
 

@@ -131,8 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
         table["prior"] = life_figures(minutes.life)
         print("prior", table["prior"])
         for steps in counts:
-            made = rollout(net, minutes.heard[:8], minutes.labels[:8], steps=steps, sized=sized,
-                           temperature=args.temperature, start=minutes.life[:8, 0])  # fmt: skip
+            made = rollout(net, minutes.heard[:6], minutes.labels[:6], steps=steps, sized=sized,
+                           temperature=args.temperature, start=minutes.life[:6, 0])  # fmt: skip
             table[str(steps)] = life_figures(made)
             print(steps, table[str(steps)], flush=True)
     print(json.dumps({"part": args.part, "net": str(args.net), "temperature": args.temperature} | table))

@@ -1,0 +1,380 @@
+"""The motion model as the session sees it: sound in, all motion channels out, a few flow steps a frame.
+
+Three small networks run one after the other, a frame at a time, for a batch of sessions: the speech encoder hears the frame;
+the face network gives the mouth; the life network gives everything else. Each keeps its state between frames
+(`engine.streaming`); what was shown goes back in as the past. Noise is counter-based: a session's motion is a function of
+its seed and of what it heard, not of who else is in the batch. How it was trained: `engine/training/motion*.py` and the card
+beside the weights.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS, LogMel
+from visavis.engine.audio.pcm import FloatArray
+from visavis.engine.audio.vad import VoiceActivity
+from visavis.engine.errors import MotionError
+from visavis.engine.motion.channels import ARKIT, FACE_SLICE, N_CHANNELS
+from visavis.engine.motion.layout import (
+    FACE,
+    GAZE,
+    HEAD,
+    LABELS,
+    LIFE,
+    LIFE_INDEX,
+    MOODS,
+    PHONES,
+    STATES,
+    spread_life,
+)
+from visavis.engine.motion.life import HEAD_LIMIT, Eyes
+from visavis.engine.motion.speech import FORGET, MAX_LOOKAHEAD
+from visavis.engine.motion.speech import spread as spread_face
+from visavis.engine.runtime import Network, load
+from visavis.engine.streaming import Mask, RingIndex, StreamingNetwork
+from visavis.engine.timing import SAMPLES_PER_FRAME
+from visavis.kernels import noise
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+VOICE = len(FACE) + PHONES
+"""Which feature is the probability that somebody speaks."""
+FACE_TEMPERATURE = 0.4
+"""Lips follow speech closely: little of the noise that the model was trained with."""
+LIFE_TEMPERATURE = 1.2
+"""More than in training: what few steps make of it is smaller than life."""
+FACE_SHARE = 0.5
+"""How far the mouth goes from the encoder's mean to the flow's sample. The mean knows best how far lips open (it is learned from many
+more disguises of the film), the sample how they meet and move (see the card)."""
+TURN = 15
+"""Frames of pause that still belong to a turn of speech, as in training."""
+GAZE_LIMIT = np.array([0.6, 0.4], np.float32)
+"""How far from the viewer a gaze target may be, yaw and pitch in radians."""
+MOOD_FACES: dict[str, dict[str, float]] = {
+    "neutral": {},
+    "warm": {"mouthSmile": 0.18, "cheekSquint": 0.1, "eyeSquint": 0.05},
+    "serious": {"browDown": 0.12, "eyeSquint": 0.05},
+}
+"""The least that a mood shows at once; the network adds its own to it, but takes many seconds."""
+_BROWS = [
+    LIFE_INDEX[name] for name in ("browInnerUp", "browOuterUp", "browDown", "mouthSmile", "cheekSquint")
+]
+_COEFFICIENTS = [k for k, name in enumerate(LIFE) if name not in ("gazeYaw", "gazePitch") and "." not in name and
+                 not name.startswith(("shoulders", "arms"))]  # fmt: skip
+
+
+@dataclass
+class Controls:
+    """What a caller may change while a session runs; takes effect with the next frame."""
+
+    expressiveness: float = 1.0
+    """0 to 2: brows, smile and how far the mouth moves."""
+    head_motion: float = 1.0
+    """0 to 2: how far head and shoulders move."""
+    gaze: tuple[float, float] = (0.0, 0.0)
+    """What the eyes rest on: (yaw, pitch) in radians from the viewer, to the person's left and upwards."""
+    mood: str = "neutral"
+    """neutral, warm or serious."""
+    listening: bool = False
+    """While silent: somebody speaks to this person."""
+
+    def __post_init__(self) -> None:
+        for name in ("expressiveness", "head_motion"):
+            value = getattr(self, name)
+            if not 0 <= value <= 2:
+                raise MotionError(f"{name} is {value}, expected 0 to 2")
+        if self.mood not in MOODS:
+            raise MotionError(f"mood is {self.mood!r}, expected one of {', '.join(MOODS)}")
+        if len(self.gaze) != 2 or not np.isfinite(self.gaze).all():
+            raise MotionError(f"gaze is {self.gaze}, expected yaw and pitch in radians")
+
+
+@dataclass
+class Gate:
+    """Keeps the mouth shut when nobody speaks: the voice activity detector is quick but takes noise for speech, the
+    network knows better, so both must agree. Opens at once, closes within two frames."""
+
+    lookahead: int
+    value: float = 0.0
+    """0 = mouth at rest, 1 = as the network says."""
+    rest: int = 0
+    """Frames since the mouth came to rest."""
+    heard: deque[bool] = field(init=False)
+    """Voice activity of the frames not yet answered for."""
+
+    def __post_init__(self) -> None:
+        self.heard = deque([False] * (self.lookahead + 1), maxlen=self.lookahead + 1)
+
+    def step(self, voice: float, active: bool) -> None:
+        self.heard.append(active)
+        wanted = min(1.0, max(0.0, (voice - 0.35) / 0.3)) if any(self.heard) else 0.0
+        step = 0.5 if wanted < self.value else 1.0
+        self.value += max(-step, min(step, wanted - self.value))
+        self.rest = self.rest + 1 if self.value == 0 else 0
+
+
+@dataclass
+class _Slot:
+    """One session's part that is no array."""
+
+    seed: int
+    gate: Gate
+    mel: LogMel = field(default_factory=LogMel)
+    vad: VoiceActivity = field(default_factory=lambda: VoiceActivity(hangover=1))
+    controls: Controls = field(default_factory=Controls)
+    frame: int = 0
+    """Counts the noise; goes round after five years."""
+    pause: int = TURN
+    gaze: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
+    """The gaze target as the eyes follow it."""
+    eyes: Eyes = field(init=False)
+    mood: FloatArray = field(default_factory=lambda: np.zeros(len(LIFE), np.float32))
+    """The mood's face as it comes and goes."""
+    released: FloatArray = field(default_factory=lambda: np.zeros(len(FACE), np.float32))
+    """What is left of a mouth that was stopped."""
+    sides: FloatArray = field(default_factory=lambda: np.ones(len(ARKIT), np.float32))
+
+    def __post_init__(self) -> None:
+        self.eyes = Eyes(self.seed)
+
+
+def _sides(seed: int) -> FloatArray:
+    """Nobody is the same on both sides: factors of ARKit coefficients (52,), fixed for a person."""
+    rng = np.random.default_rng([seed % 2**32, 1])
+    mouth, brow = rng.uniform(-0.06, 0.06), rng.uniform(-0.15, 0.15)
+    sides = np.ones(len(ARKIT), np.float32)
+    for k, name in enumerate(ARKIT):
+        if name.endswith(("Left", "Right")) and name not in ("mouthLeft", "mouthRight"):
+            share = mouth if name.startswith("mouth") else brow if name.startswith("brow") else 0.0
+            sides[k] += share if name.endswith("Left") else -share
+    return sides
+
+
+class MotionModel:
+    """A batch of sessions ("slots") that advance together; state of constant size."""
+
+    def __init__(
+        self, seeds: Sequence[int], lookahead: int = MAX_LOOKAHEAD, weights: Path = WEIGHTS, threads: int = 1
+    ) -> None:
+        """One slot a seed. `lookahead` is 0 to 2 frames; `weights` a folder with motion_*.onnx."""
+        if not 0 <= lookahead <= MAX_LOOKAHEAD:
+            raise ValueError(f"lookahead is {lookahead} frames, expected 0 to {MAX_LOOKAHEAD}")
+        self.lookahead, self.slots = lookahead, len(seeds)
+
+        def network(name: str) -> Network:
+            return load(weights / f"motion_{name}.onnx", threads, batch=self.slots)
+
+        self._speech = StreamingNetwork(network("speech"), self.slots)
+        self._nets = {
+            "face": StreamingNetwork(network("face"), self.slots),
+            "life": StreamingNetwork(network("life"), self.slots),
+        }
+        self._rings = {
+            part: RingIndex(net.state.initial["keys"].shape[2], self.slots)
+            for part, net in self._nets.items()
+        }
+        self._past = {
+            "face": np.zeros((self.slots, len(FACE)), np.float32),
+            "life": np.zeros((self.slots, len(LIFE)), np.float32),
+        }
+        self._delay = np.tile(np.eye(MAX_LOOKAHEAD + 1, dtype=np.float32)[lookahead], (self.slots, 1))
+        self._quiet = self._hear_silence()
+        self._heard = self._quiet.copy()
+        self._slots = [self._new_slot(seed) for seed in seeds]
+
+    def _new_slot(self, seed: int) -> _Slot:
+        return _Slot(seed % 2**63, Gate(self.lookahead), sides=_sides(seed))
+
+    def _hear_silence(self) -> FloatArray:
+        """What the encoder says of silence, (slots, FEATURES); its state is as new afterwards."""
+        silence = np.zeros((self.slots, MELS_PER_FRAME, N_MELS), np.float32)
+        for _ in range(FORGET):
+            out = self._speech.step({"mel": silence, "delay": self._delay})
+        self._speech.reset()
+        return out["features"]
+
+    def controls(self, slot: int = 0) -> Controls:
+        """What the slot is set to."""
+        return self._slots[slot].controls
+
+    def set_controls(self, controls: Controls, slot: int = 0) -> None:
+        """Takes effect with the slot's next frame."""
+        self._slots[slot].controls = controls
+
+    def reset(self, slot: int, seed: int | None = None) -> None:
+        """A new session in this slot; the others do not notice."""
+        self._slots[slot] = self._new_slot(self._slots[slot].seed if seed is None else seed)
+        self._speech.reset(slot)
+        for part, net in self._nets.items():
+            net.reset(slot)
+            self._rings[part].reset(slot)
+            self._past[part][slot] = 0
+        self._heard[slot] = self._quiet[slot]
+
+    def hush(self, slot: int) -> None:
+        """Barge-in: forget what was heard; the mouth is at rest from the next frame on, or nearly so."""
+        own = self._slots[slot]
+        own.released = own.released + self._past["face"][slot]
+        self._speech.reset(slot)
+        self._forget(slot)
+        own.gate = Gate(self.lookahead)
+        own.mel.reset()
+        own.vad.reset()
+        self._past["face"][slot] = 0
+        self._heard[slot] = self._quiet[slot]
+
+    def _forget(self, slot: int) -> None:
+        """What was said; not the sound itself, lest what goes on humming seem to begin."""
+        arrays = self._speech.state.arrays
+        for name in arrays.keys() - {"context"}:
+            arrays[name][slot] = 0
+        self._nets["face"].reset(slot)
+        self._rings["face"].reset(slot)
+
+    def step(self, heard: Sequence[FloatArray | None]) -> FloatArray:
+        """Advance all slots whose entry is not None: each hears frames (n, 640) of mono 16 kHz sound, n >= 0, and
+        gives the motion of the frame `lookahead` frames before the last. Returns (slots, N_CHANNELS), zeros for slots
+        that do not move."""
+        if len(heard) != self.slots:
+            raise ValueError(f"sound for {len(heard)} slots, but there are {self.slots}")
+        mask = np.array([blocks is not None for blocks in heard])
+        if not mask.any():
+            return np.zeros((self.slots, N_CHANNELS), np.float32)
+        self._listen(heard)
+        labels = np.stack([self._labels(slot) for slot in self._slots])
+        face = self._generate("face", labels, mask, FACE_TEMPERATURE)["motion"]
+        gates = np.array([slot.gate.value for slot in self._slots], np.float32)[:, None]
+        mean = self._heard[:, : len(FACE)]
+        face = np.clip(mean + FACE_SHARE * (face - mean), 0, 1) * gates
+        lives = self._generate("life", labels, mask, LIFE_TEMPERATURE)
+        life = lives["motion"]
+        self._past["face"][mask], self._past["life"][mask] = face[mask], life[mask]
+        motion = np.zeros((self.slots, N_CHANNELS), np.float32)
+        for k in np.flatnonzero(mask):
+            motion[k] = self._compose(self._slots[k], face[k], life[k], lives["arms"][k])
+        return motion
+
+    def _listen(self, heard: Sequence[FloatArray | None]) -> None:
+        """The speech encoder and the gate, a frame of sound at a time."""
+        counts = [0 if blocks is None else len(blocks) for blocks in heard]
+        for turn in range(max(counts)):
+            mel = np.zeros((self.slots, MELS_PER_FRAME, N_MELS), np.float32)
+            mask: Mask = np.array([turn < n for n in counts])
+            active = [False] * self.slots
+            for k, blocks in enumerate(heard):
+                if blocks is None or turn >= len(blocks):
+                    continue
+                block = blocks[turn]
+                if len(block) != SAMPLES_PER_FRAME:
+                    raise ValueError(f"a frame of sound has {SAMPLES_PER_FRAME} samples, not {len(block)}")
+                mel[k] = self._slots[k].mel.push(block).reshape(MELS_PER_FRAME, N_MELS)
+                active[k] = self._slots[k].vad.push(block)
+            features = self._speech.step({"mel": mel, "delay": self._delay}, mask)["features"]
+            self._heard[mask] = features[mask]
+            for k, moves in enumerate(mask):
+                gate = self._slots[k].gate
+                if moves:
+                    gate.step(float(features[k, VOICE]), active[k])
+                if moves and gate.rest == FORGET:
+                    # What was said before a pause must not linger for minutes.
+                    self._forget(k)
+        for k, blocks in enumerate(heard):
+            if blocks is None:
+                continue
+            own = self._slots[k]
+            if not len(blocks):
+                own.gate.value = max(0.0, own.gate.value - 0.5)
+                self._heard[k] = self._quiet[k]
+            own.pause = 0 if own.gate.value > 0 else min(own.pause + 1, TURN)
+
+    def _labels(self, slot: _Slot) -> FloatArray:
+        state = "speaking" if slot.pause < TURN else "listening" if slot.controls.listening else "idle"
+        labels = np.zeros(LABELS, np.float32)
+        labels[STATES.index(state)] = 1
+        labels[len(STATES) + MOODS.index(slot.controls.mood)] = 1
+        return labels
+
+    def _generate(
+        self, part: str, labels: FloatArray, mask: Mask, temperature: float
+    ) -> dict[str, FloatArray]:
+        net, ring, past = self._nets[part], self._rings[part], self._past[part]
+        purpose = 1 if part == "face" else 2
+        start = np.stack(
+            [noise(past.shape[1], slot.seed, slot.frame % 2**32, purpose=purpose) for slot in self._slots]
+        )
+        inputs: dict[str, npt.NDArray[np.generic]] = {
+            "heard": self._heard,
+            "labels": labels,
+            "noise": start * np.float32(temperature),
+            "index": ring.index,
+            "filled": ring.filled,
+            "past": past,
+        }
+        out = net.step(inputs, mask)
+        ring.advance(mask)
+        if part == "life":
+            for k in np.flatnonzero(mask):
+                self._slots[k].frame += 1
+        return out
+
+    def _compose(self, slot: _Slot, face: FloatArray, life: FloatArray, arms: FloatArray) -> FloatArray:
+        """What is shown: controls applied, limits kept, two sides."""
+        controls, life = slot.controls, life.copy()
+        wanted = np.zeros(len(LIFE), np.float32)
+        for name, value in MOOD_FACES[controls.mood].items():
+            wanted[LIFE_INDEX[name]] = value
+        slot.mood += np.float32(0.08) * (wanted - slot.mood)
+        life[_COEFFICIENTS] = np.maximum(life, slot.mood)[_COEFFICIENTS]
+        life[_BROWS] *= controls.expressiveness
+        target = np.clip(np.asarray(controls.gaze, np.float32), -GAZE_LIMIT, GAZE_LIMIT)
+        slot.gaze += 0.5 * (target - slot.gaze)
+        life[HEAD] *= controls.head_motion
+        # Eyes that look aside take the head along.
+        life[HEAD.start + 1] += 0.3 * slot.gaze[0]
+        life[HEAD.start] -= 0.25 * slot.gaze[1]
+        life[HEAD] = HEAD_LIMIT * np.tanh(life[HEAD] / HEAD_LIMIT)
+        life[HEAD.stop : HEAD.stop + 3] = 0.006 * np.tanh(
+            life[HEAD.stop : HEAD.stop + 3] * controls.head_motion / 0.006
+        )
+        # Saccades and blinks are single frames in a hundred: the life network, small and briefly trained, all but leaves them
+        # out (see the card), so a process of their own moves the eyes.
+        looks, lids = slot.eyes.step(slot.gate.value > 0)
+        life[GAZE] = looks + slot.gaze
+        life[LIFE_INDEX["eyeBlink"]] = lids
+        life[_COEFFICIENTS] = np.clip(life[_COEFFICIENTS], 0, 1)
+        motion = spread_life(life) + arms * np.float32(controls.expressiveness)
+        slot.released *= np.float32(0.2)
+        mouth = (face + slot.released) * np.float32(0.7 + 0.3 * controls.expressiveness)
+        motion[FACE_SLICE] += spread_face(mouth)
+        motion[FACE_SLICE] = np.clip(motion[FACE_SLICE] * slot.sides, -0.1, 1.0)
+        return motion
+
+
+class DiffusionMotion:
+    """The motion model for one session: a `MotionSource`."""
+
+    def __init__(self, seed: int = 0, lookahead: int = MAX_LOOKAHEAD, weights: Path = WEIGHTS) -> None:
+        self.lookahead = lookahead
+        self.model = MotionModel([seed], lookahead, weights)
+
+    @property
+    def controls(self) -> Controls:
+        """Expressiveness, head motion, gaze target, mood, listening; assign a new one to change them."""
+        return self.model.controls()
+
+    @controls.setter
+    def controls(self, controls: Controls) -> None:
+        self.model.set_controls(controls)
+
+    def step(self, heard: FloatArray) -> FloatArray:
+        """See MotionSource."""
+        return self.model.step([heard])[0]
+
+    def hush(self) -> None:
+        """See MotionSource."""
+        self.model.hush(0)
