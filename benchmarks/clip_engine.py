@@ -99,7 +99,9 @@ class ClipEngine:
         """Grey."""
         return np.full((64, 64, 3), 128, np.uint8)
 
-    def session(self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float) -> ClipSession:
+    def session(
+        self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float, generator: bool = True
+    ) -> ClipSession:
         """A new clip."""
         return ClipSession()
 

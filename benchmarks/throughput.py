@@ -50,9 +50,9 @@ async def _speak(session: RemoteSession) -> None:
         await asyncio.sleep(len(pcm) / rate)
 
 
-async def sessions_until_late(avatar: Path | None, most: int) -> dict[str, Any]:
+async def sessions_until_late(avatar: Path | None, most: int, generator: bool) -> dict[str, Any]:
     """Add sessions until frames come late or the server refuses."""
-    arguments = ["--sessions", str(most)]
+    arguments = ["--sessions", str(most), *([] if generator else ["--no-generator"])]
     if avatar is not None:
         arguments += ["--no-demo", "--avatar", str(avatar)]
     rows: list[dict[str, Any]] = []
@@ -217,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--avatar", type=Path, metavar="A.avatar|PHOTO", help="whom to show (default: the demo person)"
     )
+    parser.add_argument("--no-generator", action="store_true", help="reduced quality: the moved photo alone")
     parser.add_argument(
         "--peers", action="store_true", help="measure the transport against its peers instead"
     )
@@ -235,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, row in result.items():
             print(f"{name:>10}  " + "  ".join(f"{key} {value}" for key, value in row.items()))
     else:
-        result = asyncio.run(sessions_until_late(args.avatar, args.most))
+        result = asyncio.run(sessions_until_late(args.avatar, args.most, not args.no_generator))
     print(json.dumps({"benchmark": "throughput", **result}))
     return 0
 

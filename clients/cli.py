@@ -91,6 +91,9 @@ def _parser() -> Parser:
         default=16,
         help="sessions at the same time at most; fewer where the measured cost of a frame says so (default: 16)",
     )
+    sub.add_argument(
+        "--no-generator", action="store_true", help="the moved photo alone: more sessions on the same machine"
+    )
     sub.add_argument("--workers", type=int, default=1, help="processes that make frames (default: 1)")
     sub.add_argument(
         "--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)"

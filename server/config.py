@@ -32,6 +32,8 @@ class ServerConfig:
     """Processes that make frames; 0: a thread of this process does (tests, embedding)."""
     engine_factory: str = "visavis.server.engines:VisavisEngine"
     """What workers make their engine of, "module:class"."""
+    generator: bool = True
+    """Full quality; False: the moved photo alone, for more sessions. A session may ask for less, not for more."""
     max_sessions: int = 16
     """At most; fewer where the measured cost of a frame says so."""
     max_viewers: int = 8

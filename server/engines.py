@@ -51,7 +51,9 @@ class Engine(Protocol):
     def demo_photo(self) -> Path | None: ...
     def sample_speech(self) -> Path | None: ...
     def picture(self, avatar: Any) -> ImageArray: ...
-    def session(self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float) -> SessionLike: ...
+    def session(
+        self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float, generator: bool = True
+    ) -> SessionLike: ...
 
 
 def _asset(name: str) -> Path | None:
@@ -88,10 +90,15 @@ class VisavisEngine:
 
         return Renderer(avatar).render(zero_motion())
 
-    def session(self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float) -> SessionLike:
+    def session(
+        self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float, generator: bool = True
+    ) -> SessionLike:
         from visavis.engine.session import Session
 
-        return TimedSession(Session(avatar, seed=seed, lookahead=lookahead, max_queue_s=max_queue_s))
+        options: dict[str, Any] = {} if generator else {"generator_steps": 0}
+        return TimedSession(
+            Session(avatar, seed=seed, lookahead=lookahead, max_queue_s=max_queue_s, **options)
+        )
 
     def warm(self) -> None:
         """Import what sessions need, before anybody waits for it."""

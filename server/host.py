@@ -168,6 +168,7 @@ class WorkerHost:
             seed=header["seed"],
             lookahead=header["lookahead"],
             max_queue_s=header["max_queue_s"],
+            generator=header["generator"],
         )
         alone = not any(slot.watched for slot in self._slots.values())
         used, began = time.process_time(), time.perf_counter()

@@ -86,6 +86,7 @@ _NEW_SESSION = _object(
         "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
         "lookahead": {"type": "integer", "minimum": 0, "maximum": 2},
         "barge_in": {"type": "boolean"},
+        "generator": {"type": "boolean"},
     },
     ("avatar",),
 )

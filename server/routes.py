@@ -172,7 +172,7 @@ async def client_config(request: web.Request) -> web.Response:
 
 @routes.post("/v1/sessions")
 async def create_session(request: web.Request) -> web.Response:
-    """JSON {avatar, seed?, lookahead?, barge_in?} -> {id, token, ...}."""
+    """JSON {avatar, seed?, lookahead?, barge_in?, generator?} -> {id, token, ...}."""
     config, guard = request.app[CONFIG], request.app[GUARD]
     subject = guard.require(request, "sessions")
     request.app[LIMITS]["sessions"].take(subject or request.remote or "")
@@ -185,10 +185,15 @@ async def create_session(request: web.Request) -> web.Response:
     if lookahead is not None:
         lookahead = whole_number(lookahead, "lookahead", 0, 2)
     barge_in = message.get("barge_in", False)
-    if not isinstance(barge_in, bool):
-        raise ApiError(400, "bad_value", "'barge_in' must be true or false.")
+    generator = message.get("generator", True)
+    if not isinstance(barge_in, bool) or not isinstance(generator, bool):
+        raise ApiError(400, "bad_value", "'barge_in' and 'generator' must be true or false.")
     session = await request.app[SESSIONS].create(
-        request.app[AVATARS].get(avatar, subject), seed=seed, lookahead=lookahead, barge_in=barge_in
+        request.app[AVATARS].get(avatar, subject),
+        seed=seed,
+        lookahead=lookahead,
+        barge_in=barge_in,
+        generator=generator,
     )
     path = f"/v1/sessions/{session.id}"
     body = {

@@ -76,6 +76,7 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         lookahead=args.lookahead,
         max_sessions=args.sessions,
         workers=args.workers,
+        generator=not args.no_generator,
         allowed_hosts=tuple(name.lower() for name in args.allow_host),
         allowed_origins=tuple(origin.rstrip("/") for origin in args.allow_origin),
         ice_servers=tuple(args.ice_server),

@@ -104,13 +104,15 @@ class LiveSession:
         self._playback = Playback()
         self._opened = False
 
-    async def open(self, entry: Entry, *, seed: int, lookahead: int, max_queue_s: float) -> None:
+    async def open(
+        self, entry: Entry, *, seed: int, lookahead: int, max_queue_s: float, generator: bool = True
+    ) -> None:
         """Make the engine's part in the worker, which makes its first frames before this returns."""
         worker, self.lookahead = self.worker, lookahead
         worker.sessions[self.id] = self._on_message
         request = {
             "op": "open", "session": self.id, "avatar": entry.key, "seed": seed,
-            "lookahead": lookahead, "max_queue_s": max_queue_s,
+            "lookahead": lookahead, "max_queue_s": max_queue_s, "generator": generator,
         }  # fmt: skip
         answer, _ = await worker.ask(request, entry.blob if entry.key not in worker.known else b"")
         if answer.get("unknown"):
@@ -336,7 +338,13 @@ class SessionRegistry:
         return session
 
     async def create(
-        self, entry: Entry, *, seed: int = 0, lookahead: int | None = None, barge_in: bool = False
+        self,
+        entry: Entry,
+        *,
+        seed: int = 0,
+        lookahead: int | None = None,
+        barge_in: bool = False,
+        generator: bool = True,
     ) -> LiveSession:
         """A new session of an enrolled person. ApiError 503 where there is no room, 404 and 409 for the avatar."""
         if self.draining:
@@ -350,7 +358,13 @@ class SessionRegistry:
         ahead = self._config.lookahead if lookahead is None else lookahead
         self._opening += 1
         try:
-            await session.open(entry, seed=seed, lookahead=ahead, max_queue_s=self._config.max_queue_s)
+            await session.open(
+                entry,
+                seed=seed,
+                lookahead=ahead,
+                max_queue_s=self._config.max_queue_s,
+                generator=generator and self._config.generator,
+            )
         except WorkerLost as error:
             await session.close()
             raise ApiError(503, error.code, str(error), {"Retry-After": "3"}) from None

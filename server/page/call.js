@@ -302,7 +302,7 @@ export class Call extends EventTarget {
     const way = (figures.rtt ?? 0) / 2;
     return [
       ["network in", way],
-      ["gathering a frame", 40],
+      ["gathering a frame", 20],
       ["look-ahead", 40 * lookahead],
       ["waiting", Math.max(0, server.wait)],
       ["motion", server.motion ?? 0],

@@ -141,6 +141,7 @@ class DoubleEngine:
     step_s: float = 0.0
     demo: Path | None = Path(__file__)
     sessions: list[DoubleSession] = field(default_factory=list)
+    generators: list[bool] = field(default_factory=list)
 
     def enroll(self, photo, *, face, size, consent, name, progress):
         for k in range(5):
@@ -165,7 +166,8 @@ class DoubleEngine:
     def picture(self, avatar):
         return draw(0.0)
 
-    def session(self, avatar, *, seed, lookahead, max_queue_s):
+    def session(self, avatar, *, seed, lookahead, max_queue_s, generator=True):
+        self.generators.append(generator)
         session = DoubleSession(max_queue_s, 0.5 if seed == SLOW_SEED else self.step_s)
         if seed == CRASH_SEED:
             session.crash_at = 20

@@ -153,3 +153,21 @@ def test_a_peers_reports_become_figures():
     out.bytesSent = 251_000
     network.take([out, back], 12.0)
     assert network.rtt_s == 0.03 and network.loss == 0.25 and network.bitrate == 1_000_000
+
+
+def test_a_session_may_ask_for_less_quality_but_not_for_more():
+    async def ask(api, **wish):
+        await api.ready()
+        assert (await api.call("POST", "/v1/sessions", json={"avatar": "demo", **wish}))[0] == 201
+
+    async def go():
+        async with serving() as api:
+            await ask(api)
+            await ask(api, generator=False)
+            assert api.engine.generators == [True, False]
+            assert (await api.call("POST", "/v1/sessions", json={"avatar": "demo", "generator": 2}))[0] == 400
+        async with serving(generator=False) as api:
+            await ask(api, generator=True)
+            assert api.engine.generators == [False]
+
+    run(go())
