@@ -118,7 +118,9 @@ def test_loader_windows_hold_what_they_say(tmp_path: Path) -> None:
         side = 256 if whole else WINDOW
         assert drawn.target.shape[1:] == (3, side, side)
         x, y = drawn.mouth[0].tolist()
-        if whole or (8 < x < WINDOW - 8 and 8 < y < WINDOW - 8):  # the mask of the mouth is where the mouth is said to be
+        if whole or (
+            8 < x < WINDOW - 8 and 8 < y < WINDOW - 8
+        ):  # the mask of the mouth is where the mouth is said to be
             assert float(drawn.masks[0, 0, int(y), int(x)]) == 1
         corner = ((drawn.origin[0] + 1) * 128).round().to(int).tolist()
         assert all(value % 16 == 0 for value in corner)
