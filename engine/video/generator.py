@@ -112,9 +112,11 @@ class Generator:
     def paint(self, conditions: Conditions) -> tuple[Bytes, FloatArray]:
         """One frame of the crop: colour (CROP, CROP, 3) and blend mask (CROP, CROP) in 0..1; the state moves on."""
         state = self.state
-        previous = state.previous
-        if previous is None:
-            previous = conditions.warp.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        previous: FloatArray = (
+            np.multiply(conditions.warp.transpose(0, 3, 1, 2), np.float32(1 / 255))
+            if state.previous is None
+            else state.previous
+        )
         seen = self._frame(
             {
                 "warp": conditions.warp, "part": conditions.part, "coverage": conditions.coverage,
