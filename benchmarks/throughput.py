@@ -45,9 +45,10 @@ async def _speak(session: RemoteSession) -> None:
     path = Path(str(importlib.resources.files("visavis.engine"))) / "assets" / "speech.wav"
     pcm, rate = read_speech(path)
     await session.connect_audio(rate)
-    while True:
-        await session.push(pcm.astype("<i2").tobytes())
-        await asyncio.sleep(len(pcm) / rate)
+    with contextlib.suppress(ConnectionError):  # the server ends first
+        while True:
+            await session.push(pcm.astype("<i2").tobytes())
+            await asyncio.sleep(len(pcm) / rate)
 
 
 async def sessions_until_late(avatar: Path | None, most: int, generator: bool) -> dict[str, Any]:
