@@ -205,6 +205,48 @@ def color_rows(size: int, repeats: int) -> list[Row]:
     ]
 
 
+def paste_rows(size: int, repeats: int) -> list[Row]:
+    """The video network's square put back into the frame and the frame converted: by OpenCV in its steps, by us in one."""
+    from visavis.engine.video.crop import CROP, RAMP
+
+    rng = np.random.default_rng(0)
+
+    def smooth(side: int) -> NDArray[np.uint8]:
+        coarse = rng.integers(0, 256, (17, 17, 3), dtype=np.uint8)
+        return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+    frame, colour = smooth(size), smooth(CROP)
+    scale = 0.56 * 512 / size  # as a portrait has it
+    at = CROP / 2 - scale * size / 2
+    half = 0.5 * (scale - 1)
+    matrix = np.array([[scale, 0, at + half], [0, scale, at + half]])
+    window = 255 * np.outer(RAMP, RAMP)
+    y, x = np.mgrid[0:CROP, 0:CROP] - CROP / 2
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    out = np.empty((size * 3 // 2, size), np.uint8)
+    rows = []
+    for name, mask in (
+        ("mouth and eyes", (np.hypot(x, y - 30) < 40).astype(np.float32)),
+        ("everywhere", np.ones((CROP, CROP), np.float32)),
+    ):
+
+        def ours(mask: NDArray[np.float32] = mask) -> object:
+            return kernels.composite(frame, colour, mask, RAMP, (scale, at, at), out)
+
+        def opencv(mask: NDArray[np.float32] = mask) -> object:
+            weight = np.rint(mask * window).astype(np.uint8)
+            over = cv2.warpAffine(colour, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            share = cv2.warpAffine(weight, matrix, (size, size), flags=flags)
+            shares = cv2.merge([share, share, share])
+            kept = cv2.multiply(frame, cv2.bitwise_not(shares), scale=1 / 255)
+            mixed = cv2.add(kept, cv2.multiply(over, shares, scale=1 / 255))
+            return cv2.cvtColor(mixed, cv2.COLOR_RGB2YUV_I420, out)
+
+        label = f"paste {CROP}x{CROP} ({name}) and I420 {size}x{size}"
+        rows.append(Row(label, *_with("cv2.warpAffine, multiply, cvtColor", ours, opencv, repeats)))
+    return rows
+
+
 def step_rows(repeats: int) -> list[Row]:
     """Sampler and ring, of the sizes that a video network of 256 px and a motion network of 4 layers have."""
     rng = np.random.default_rng(0)
@@ -349,6 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = raster_rows(args.size, args.repeats)
         rows += color_rows(args.size, args.repeats)
         rows += pose_rows(args.repeats)
+        rows += paste_rows(args.size, args.repeats)
         rows += step_rows(args.repeats)
         rows += tick_rows(args.size, args.repeats)
     finally:
