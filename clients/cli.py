@@ -157,7 +157,7 @@ def _parser() -> Parser:
     sub.add_argument("--face", type=int, metavar="N", help="which face of the photo, counted from the left")
     sub.add_argument("--size", type=int, default=512, help="longer side for a photo in pixels (default: 512)")
     sub.add_argument(
-        "--no-generator", action="store_true", help="show the moved photo alone (all that this version draws)"
+        "--no-generator", action="store_true", help="show the moved photo alone, without the video network"
     )
 
     sub = command(
@@ -305,7 +305,7 @@ def enroll(args: argparse.Namespace) -> int:
 def render(args: argparse.Namespace) -> int:
     """visavis render"""
     from visavis.clients.media import check_output
-    from visavis.clients.render import render_motion, render_speech
+    from visavis.clients.render import DEFAULT_STEPS, render_motion, render_speech
     from visavis.engine.motion.channels import MotionClip
 
     if (args.speech is None) == (args.motion is None):
@@ -316,6 +316,7 @@ def render(args: argparse.Namespace) -> int:
     if args.speech is not None and not args.speech.is_file():
         raise InputError(f"no such speech file: {args.speech}")
     avatar = _avatar(args.avatar, face=args.face, size=args.size)
+    steps = 0 if args.no_generator else DEFAULT_STEPS
     began = time.monotonic()
     with _bar(None, "rendering", "frame") as bar:
 
@@ -325,9 +326,11 @@ def render(args: argparse.Namespace) -> int:
             bar.update(done - bar.n)
 
         if clip is not None:
-            frames = render_motion(avatar, clip, args.out, progress=progress)
+            frames = render_motion(avatar, clip, args.out, progress=progress, generator_steps=steps)
         else:
-            frames = render_speech(avatar, args.speech, args.out, seed=seed, progress=progress)
+            frames = render_speech(
+                avatar, args.speech, args.out, seed=seed, progress=progress, generator_steps=steps
+            )
     print(f"{args.out}: {frames} frames, {frames / (time.monotonic() - began):.1f} a second")
     return 0
 

@@ -17,6 +17,8 @@ from visavis.kernels import rgb_to_i420
 if TYPE_CHECKING:
     from visavis.engine.avatar import Avatar
 
+DEFAULT_STEPS = 2
+"""Sampler steps a frame of the video network offline, where time is no matter."""
 AHEAD_S = 1.0
 """Seconds of speech that are decoded ahead of the frames."""
 Progress = Callable[[int, int], None]
@@ -25,7 +27,7 @@ Image = npt.NDArray[np.uint8]
 
 
 def speech_frames(
-    avatar: Avatar, blocks: Iterator[Pcm], rate: int, *, seed: int = 0
+    avatar: Avatar, blocks: Iterator[Pcm], rate: int, *, seed: int = 0, generator_steps: int = DEFAULT_STEPS
 ) -> Iterator[tuple[Image, Pcm]]:
     """Images (H, W, 3) with their sound (1920,) at 48 kHz, exactly as many as the speech is long; the last sound is cut to length.
 
@@ -33,7 +35,7 @@ def speech_frames(
     """
     from visavis.engine.session import Session
 
-    with Session(avatar, seed=seed) as session:
+    with Session(avatar, seed=seed, generator_steps=generator_steps) as session:
         pushed = made = 0
         done = False
         while True:
@@ -54,12 +56,20 @@ def speech_frames(
             yield frame.image, frame.audio[: max(0, left)]
 
 
-def render_speech(avatar: Avatar, speech_path: Path, out: Path, *, seed: int, progress: Progress) -> int:
-    """Speech to MP4 with sound; returns the number of frames."""
+def render_speech(
+    avatar: Avatar,
+    speech_path: Path,
+    out: Path,
+    *,
+    seed: int,
+    progress: Progress,
+    generator_steps: int = DEFAULT_STEPS,
+) -> int:
+    """Speech to MP4 with sound; returns the number of frames. `generator_steps` 0: the moved photo alone."""
     check_output(out)
     with open_speech(speech_path) as speech:
         total = int(np.ceil(speech.seconds * FPS))
-        frames = speech_frames(avatar, speech.blocks, speech.rate, seed=seed)
+        frames = speech_frames(avatar, speech.blocks, speech.rate, seed=seed, generator_steps=generator_steps)
         first = next(frames, None)
         if first is None:
             raise AudioError(f"{speech_path} holds no sound: it is 0 s long")
@@ -71,14 +81,21 @@ def render_speech(avatar: Avatar, speech_path: Path, out: Path, *, seed: int, pr
             return movie.frames
 
 
-def render_motion(avatar: Avatar, clip: MotionClip, out: Path, *, progress: Progress) -> int:
+def render_motion(
+    avatar: Avatar, clip: MotionClip, out: Path, *, progress: Progress, generator_steps: int = DEFAULT_STEPS
+) -> int:
     """A motion curve to a silent MP4 at the curve's own frame rate; returns the number of frames."""
+    from visavis.engine.video.generator import generator_for
     from visavis.engine.video.renderer import Renderer
 
     check_output(out)
     renderer = Renderer(avatar)
+    generator = generator_for(renderer, steps=generator_steps)
     with MovieWriter(out, avatar.width, avatar.height, fps=clip.fps, sound=False) as movie:
         for motion in clip.motion:
-            movie.add_i420(rgb_to_i420(renderer.render(motion)))
+            image = renderer.render(motion)
+            if generator is not None:
+                image = generator.render(image, motion)
+            movie.add_i420(rgb_to_i420(image))
             progress(movie.frames, len(clip.motion))
         return movie.frames
