@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     from visavis.engine.body.photo import load_photo
     from visavis.engine.enroll import crop_to_person, enroll
     from visavis.engine.motion.channels import zero_motion
-    from visavis.engine.motion.director import MotionDirector
+    from visavis.engine.motion.diffusion import DiffusionMotion
     from visavis.engine.session import render_offline
     from visavis.engine.video.renderer import Renderer
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         start = time.perf_counter()
         renderer.render(frame.motion)
         drawing.append(time.perf_counter() - start)
-    director = MotionDirector()
+    director = DiffusionMotion()
     thinking = []
     rng = np.random.default_rng(0)
     for _ in range(250):

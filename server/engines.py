@@ -101,9 +101,15 @@ class VisavisEngine:
         )
 
     def warm(self) -> None:
-        """Import what sessions need, before anybody waits for it."""
+        """Load and compile what sessions need, and find what this machine affords, before anybody waits for it."""
         import visavis.engine.session
         import visavis.engine.video.renderer  # noqa: F401
+        from visavis.engine.motion.diffusion import DiffusionMotion
+        from visavis.engine.timing import SAMPLES_PER_FRAME
+        from visavis.engine.video.generator import affordable_steps, default_threads
+
+        DiffusionMotion().step(np.zeros((1, SAMPLES_PER_FRAME), np.float32))
+        affordable_steps(default_threads())
 
 
 class TimedSession:
