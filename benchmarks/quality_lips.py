@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from visavis.benchmarks.quality_motion_figures import best_lag, correlation
 
 Float64 = npt.NDArray[np.float64]
-MAX_LAG = 5
 
 
 def lip_curves(frames: list[npt.NDArray[np.uint8]]) -> Float64:
@@ -40,23 +40,6 @@ def lip_curves(frames: list[npt.NDArray[np.uint8]]) -> Float64:
         aperture = np.mean([np.linalg.norm(p[a] - p[b]) for a, b in ((13, 14), (82, 87), (312, 317))])
         out[k] = aperture / scale, np.linalg.norm(p[61] - p[291]) / scale
     return out
-
-
-def correlation(a: Float64, b: Float64, lag: int = 0) -> float:
-    """Correlation of `a` delayed by `lag` frames with `b`, over frames where both are known."""
-    if lag > 0:
-        a, b = a[:-lag], b[lag:]
-    elif lag < 0:
-        a, b = a[-lag:], b[:lag]
-    known = np.isfinite(a) & np.isfinite(b)
-    if known.sum() < 10 or a[known].std() < 1e-9 or b[known].std() < 1e-9:
-        return 0.0
-    return float(np.corrcoef(a[known], b[known])[0, 1])
-
-
-def best_lag(made: Float64, real: Float64) -> int:
-    """Frames by which the made curve must be delayed to match best: positive means it is early."""
-    return max(range(-MAX_LAG, MAX_LAG + 1), key=lambda lag: correlation(made, real, lag))
 
 
 def read_clip(path: Path) -> tuple[list[npt.NDArray[np.uint8]], npt.NDArray[np.int16], int]:
