@@ -104,6 +104,19 @@ def judge_clip(scene: Scene, methods: dict[str, Method], judges: Judges, totals:
     photo_descriptor: FloatArray | None = None
     if judges.identity and scene.landmarks[0] is not None:
         photo_descriptor = judges.identity.describe(real[0], scene.landmarks[0])
+
+    def add_identity(figures: Figures, picture: Bytes, k: int) -> None:
+        marks = scene.landmarks[k]
+        if (
+            judges.identity
+            and photo_descriptor is not None
+            and k % IDENTITY_EVERY == 0
+            and k
+            and marks is not None
+        ):
+            distance = np.linalg.norm(judges.identity.describe(picture, marks) - photo_descriptor)
+            figures.add("identity", float(distance))
+
     references: dict[int, list[Any]] = {}
     rates: dict[str, list[float]] = {"flicker": [], "flicker_lips": []}
     for k, where in enumerate(scene.regions[:count]):
@@ -119,16 +132,7 @@ def judge_clip(scene: Scene, methods: dict[str, Method], judges: Judges, totals:
             if judges.features:
                 references[k] = judges.features.maps(own)
                 real_figures.summaries.append(judges.features.summary(references[k]))
-        marks = scene.landmarks[k]
-        if (
-            judges.identity
-            and photo_descriptor is not None
-            and k % IDENTITY_EVERY == 0
-            and k
-            and marks is not None
-        ):
-            distance = np.linalg.norm(judges.identity.describe(real[k], marks) - photo_descriptor)
-            real_figures.add("identity", float(distance))
+        add_identity(real_figures, real[k], k)
     own_rate = {name: float(np.mean(values)) for name, values in rates.items()}
     strips = [np.hstack([_shrunk(real[k], scene.regions[k]) for k in picks])]
     for method, make in methods.items():
@@ -147,16 +151,7 @@ def judge_clip(scene: Scene, methods: dict[str, Method], judges: Judges, totals:
                 judge_frame(
                     made[k], real[k], where, scene.driven.zoom, figures, judges.features, reference
                 )  # fmt: skip
-            marks = scene.landmarks[k]
-            if (
-                judges.identity
-                and photo_descriptor is not None
-                and k % IDENTITY_EVERY == 0
-                and k
-                and marks is not None
-            ):
-                distance = np.linalg.norm(judges.identity.describe(made[k], marks) - photo_descriptor)
-                figures.add("identity", float(distance))
+            add_identity(figures, made[k], k)
         for name, values in bent.items():
             figures.add(name, float(np.mean(values)) / max(own_rate[name], 1e-9))
         strips.append(np.hstack([_shrunk(made[k], scene.regions[k]) for k in picks]))
