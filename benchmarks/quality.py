@@ -3,6 +3,7 @@
 visavis bench quality --data DATA                  # lips: rendered lips against the real ones
 visavis bench quality --stage motion --data DATA   # the motion itself, beside baselines and a peer
 visavis bench quality --stage video --data DATA    # the generator's pictures
+visavis bench quality --stage drift                # half an hour of film: same colours, same person, same memory
 visavis bench quality --stage motion --help        # a stage's own options
 """
 
@@ -12,7 +13,7 @@ import argparse
 import importlib
 import sys
 
-STAGES = ("lips", "motion", "video")
+STAGES = ("lips", "motion", "video", "drift")
 
 
 def main(argv: list[str] | None = None) -> int:

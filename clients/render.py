@@ -27,11 +27,17 @@ Image = npt.NDArray[np.uint8]
 
 
 def speech_frames(
-    avatar: Avatar, blocks: Iterator[Pcm], rate: int, *, seed: int = 0, generator_steps: int = DEFAULT_STEPS
+    avatar: Avatar,
+    blocks: Iterator[Pcm],
+    rate: int,
+    *,
+    seed: int = 0,
+    generator_steps: int = DEFAULT_STEPS,
+    watch: Callable[[npt.NDArray[np.float32]], None] | None = None,
 ) -> Iterator[tuple[Image, Pcm]]:
     """Images (H, W, 3) with their sound (1920,) at 48 kHz, exactly as many as the speech is long; the last sound is cut to length.
 
-    `blocks` are mono int16 at `rate` Hz and are read as they are needed.
+    `blocks` are mono int16 at `rate` Hz and are read as they are needed; `watch` is told each frame's motion (N_CHANNELS,).
     """
     from visavis.engine.session import Session
 
@@ -50,6 +56,8 @@ def speech_frames(
             if done and made >= -(-pushed * FPS // rate):
                 return
             frame = session.step()
+            if watch is not None:
+                watch(frame.motion)
             played = made * PLAYBACK_RATE // FPS
             made += 1
             left = round(pushed * PLAYBACK_RATE / rate) - played if done else len(frame.audio)

@@ -35,6 +35,7 @@ from visavis.engine.training.video_model import SIZES, VideoConfig, VideoNet, bl
 
 TEACHER_STEPS = 8
 PATCH_SIDE = 64
+PRICE_NEAR, PRICE_FAR = 0.005, 0.08
 SETS = {"grid": 0.5, "people": 0.3, "portraits": 0.2}
 
 
@@ -78,6 +79,14 @@ def flow_loss(estimate: Tensor, batch_target: Tensor, t: Tensor, weight: Tensor)
     return (weight * (estimate - batch_target).square() * scale[:, None, None, None]).mean()
 
 
+def mask_price(batch: Batch) -> Tensor:
+    """What a pixel of the blend mask costs (B, 1, H, W): little at mouth, eyes and what the photo does not show, more on
+    plain skin, hair and cloth. There the network would soften texture that lies a pixel off, which lowers L1 and is a blur to the eye."""
+    uncovered = F.max_pool2d((batch.masks[:, 3:] < 0.9).float(), 7, 1, 3)
+    near = ((batch.weight - 1) / 3).clamp(0, 1)
+    return PRICE_FAR - (PRICE_FAR - PRICE_NEAR) * torch.maximum(near, uncovered)
+
+
 def picture_loss(
     estimate: Tensor, batch: Batch, mask: Tensor, features: Features | None, perceptual: float, again: int = 1
 ) -> Tensor:
@@ -87,7 +96,7 @@ def picture_loss(
     loss = (
         (weight * (estimate - target).abs()).mean()
         + 0.5 * edges(estimate, target, weight)
-        + 0.01 * mask.mean()
+        + (mask_price(batch).repeat(again, 1, 1, 1) * mask).mean()
     )
     if features is not None and perceptual:
         pick = torch.randperm(len(estimate))[: max(1, len(estimate) // 10)]
@@ -316,13 +325,14 @@ def run(args: argparse.Namespace) -> None:
             group["lr"] = rate
         batch = loader.batch(args.whole)
         estimate = None
-        if args.stage == "teacher":
-            loss = teacher_step(wrapped, batch, features, options)
-        elif args.stage == "student":
-            assert teacher is not None
-            loss, estimate = student_step(both, teacher, batch, features, options)
-        else:
-            loss, estimate = rollout_step(net, batch, features, options)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            if args.stage == "teacher":
+                loss = teacher_step(wrapped, batch, features, options)
+            elif args.stage == "student":
+                assert teacher is not None
+                loss, estimate = student_step(both, teacher, batch, features, options)
+            else:
+                loss, estimate = rollout_step(net, batch, features, options)
         if critic is not None and critic_optimizer is not None and estimate is not None:
             loss = loss + options.adversarial * _adversarial(critic, critic_optimizer, estimate, batch)
         optimizer.zero_grad(set_to_none=True)
@@ -404,6 +414,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--student-steps", type=int, default=2)
     parser.add_argument("--every", type=int, default=250, help="steps between validations and checkpoints")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--bf16", action="store_true", help="mixed precision: twice as fast where the CPU has bf16 products"
+    )
     parser.add_argument("--seed", type=int, default=0)
     run(parser.parse_args(argv))
 

@@ -8,6 +8,7 @@ sink, so its memory and cost do not grow. One noise for the whole session: what 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from visavis.engine.runtime import load
 from visavis.engine.video.crop import CROP, FaceCrop, crop, paste, quantised_position
 from visavis.engine.video.renderer import Renderer
 from visavis.kernels import Target
+
+log = logging.getLogger(__name__)
 
 Bytes = npt.NDArray[np.uint8]
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -158,8 +161,9 @@ def generator_for(warp: Renderer, *, steps: int | None = None, seed: int = 0) ->
     return Generator(warp, steps=steps, seed=seed) if steps else None
 
 
-def costs(threads: int, weights: Path = WEIGHTS, *, rounds: int = 5) -> tuple[float, float]:
-    """Seconds that one frame's features and one sampler step take here: the median of a few runs."""
+def costs(threads: int, weights: Path = WEIGHTS, *, rounds: int = 8) -> tuple[float, float]:
+    """Seconds that one frame's features and one sampler step take here: the least of a few runs, since a server's start, when this is
+    measured, is busy with other things."""
     taken = []
     for name in NETWORKS[1:]:
         network = load(weights / f"{name}.onnx", threads, batch=1, fast=True)
@@ -173,7 +177,7 @@ def costs(threads: int, weights: Path = WEIGHTS, *, rounds: int = 5) -> tuple[fl
             began = time.perf_counter()
             network(feed)
             times.append(time.perf_counter() - began)
-        taken.append(float(np.median(times)))
+        taken.append(min(times))
     return taken[0], taken[1]
 
 
@@ -185,7 +189,15 @@ def affordable_steps(threads: int, budget_s: float = BUDGET_S) -> int:
     """Steps a frame, 0 to DEFAULT_STEPS, that this machine can do within the budget; measured once a process."""
     if not available():
         return 0
-    if threads not in _costs:
+    known = threads in _costs
+    if not known:
         _costs[threads] = costs(threads)
     frame, step = _costs[threads]
-    return int(np.clip((budget_s - frame) // max(step, 1e-6), 0, DEFAULT_STEPS))
+    steps = int(np.clip((budget_s - frame) // max(step, 1e-6), 0, DEFAULT_STEPS))
+    if not known:
+        log.info(
+            "video network: %s (%.1f ms a frame and %.1f ms a step on %d threads, %.0f ms allowed)",
+            f"{steps} sampler steps a frame" if steps else "too slow here for live calls, the warp alone",
+            frame * 1e3, step * 1e3, threads, budget_s * 1e3,
+        )  # fmt: skip
+    return steps

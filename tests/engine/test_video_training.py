@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the extra: pip install 'visavis[train]'")
 
 from visavis.engine.training.video import (  # noqa: E402
+    PRICE_FAR,
+    PRICE_NEAR,
     Both,
     encode,
     euler,
+    mask_price,
     rollout_step,
     run,
     schedule,
@@ -74,6 +78,29 @@ def test_a_clip_at_once_is_the_clip_frame_by_frame() -> None:
             ring = torch.cat([ring[:, :, 1:], keys[:, :, None]], 2)
             assert torch.allclose(features, whole[one], atol=1e-5)
     assert float((whole[1:] - whole[:-1]).abs().max()) > 1e-3
+
+
+def test_replacing_plain_skin_costs_more_than_the_mouth() -> None:
+    data = batch(side=64)
+    masks = torch.zeros_like(data.masks)
+    masks[:, 3] = 1
+    masks[:, 3, :8] = 0  # the photo does not show the uppermost rows
+    weight = torch.ones_like(data.weight)
+    weight[:, :, 40:50, 20:40] = 6
+    price = mask_price(dataclasses.replace(data, masks=masks, weight=weight))
+    assert price.shape == weight.shape
+    assert torch.allclose(price[:, :, 40:50, 20:40], torch.tensor(PRICE_NEAR))
+    assert torch.allclose(price[:, :, :11], torch.tensor(PRICE_NEAR))
+    assert torch.allclose(price[:, :, 12:40], torch.tensor(PRICE_FAR)) and PRICE_FAR > PRICE_NEAR
+
+
+def test_mixed_precision_trains_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, data = awake(VideoNet(SMALL)), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        half, _, _ = Both(net)(data, start_history(data), data.target, torch.zeros(len(data.target)), 1)
+    whole, _, _ = Both(net)(data, start_history(data), data.target, torch.zeros(len(data.target)), 1)
+    assert 0 < float((half - whole).detach().abs().mean()) < 0.02
 
 
 def test_an_untrained_network_gives_the_warp() -> None:
@@ -174,7 +201,7 @@ def test_training_stops_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     args = argparse.Namespace(
         stage="teacher", data=tmp_path / "data", validation=tmp_path / "none", sets='{"set": 1}', features=None,
         out=tmp_path / "out", start=None, teacher=None, size="tiny", steps=2, clips=2, frames=2, rate=1e-3, whole=0.0,
-        perceptual=0.0, adversarial=0.0, student_steps=2, every=1, threads=1, seed=0,
+        perceptual=0.0, adversarial=0.0, student_steps=2, every=1, threads=1, seed=0, bf16=False,
     )  # fmt: skip
     run(args)
     first = video.load(tmp_path / "out/last.pt", smooth=False)
