@@ -66,6 +66,8 @@ class Page:
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.console: list[str] = []
+        self.pid = 0
+        """Of the browser."""
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -180,6 +182,7 @@ async def chromium(microphone: Path | None = None, *, flags: tuple[str, ...] = (
             url = next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page")
             socket = await http.ws_connect(url, max_msg_size=0)
             page = Page(socket)
+            page.pid = process.pid
             try:
                 for domain in ("Page", "Runtime", "Log"):
                     await page.send(f"{domain}.enable")

@@ -58,7 +58,22 @@ _RECORDER = """
     node.port.onmessage = ({data}) => { if (rec.running) into.push([data[0], data[1], performance.now()]); };
     audio.createMediaStreamSource(stream).connect(node);
   };
-  if (call.microphone) listen(call.microphone, rec.levels.in);
+  // The microphone as the browser's sender gets it: through an AudioContext it would come 13 to 17 ms late, and flatter the delay.
+  const hear = async (track) => {
+    const reader = new MediaStreamTrackProcessor({track}).readable.getReader();
+    while (rec.running) {
+      const {value: data, done} = await reader.read();
+      if (done) break;
+      const at = performance.now(), samples = new Float32Array(data.numberOfFrames);
+      data.copyTo(samples, {planeIndex: 0, format: "f32-planar"});
+      let sum = 0;
+      for (const x of samples) sum += x * x;
+      rec.levels.in.push([(data.timestamp + data.duration) / 1e6, Math.sqrt(sum / samples.length), at]);
+      data.close();
+    }
+    track.stop();
+  };
+  if (call.microphone) hear(call.microphone.getAudioTracks()[0].clone());
   listen(call.stream, rec.levels.out);
   rec.timer = setInterval(async () => {
     const row = {at: performance.now()};
@@ -98,6 +113,10 @@ class Recording:
     """(T,) when each frame was shown."""
     rtp: FloatArray
     """(T,) its RTP stamp in seconds since the first frame's."""
+    received: FloatArray
+    """(T,) when its last packet came; 0 where the browser does not tell."""
+    due: FloatArray
+    """(T,) the tick that it was made for, by the sender's reports; 0 where the browser does not tell."""
     crops: npt.NDArray[np.uint8]
     """(T, CROP, CROP) grey crops."""
     microphone: FloatArray
@@ -118,6 +137,24 @@ class Recording:
             r for r in self.stats if r.get("audio", {}).get("playout") and r.get("video", {}).get("playout")
         ]
         return np.array([r["video"]["playout"] - r["audio"]["playout"] for r in rows], np.float64)
+
+    def way_ms(self) -> dict[str, float]:
+        """Medians of the frames' way: from the tick to the last packet, from there to the screen; and how long sound lies in the
+        browser's buffer. NaN where the browser does not tell."""
+        known = (self.received > 0) & (self.due > 0)
+        known &= np.arange(len(known)) >= len(known) // 4  # the first reports are still to come
+        sounds = [r["audio"] for r in self.stats if r.get("audio", {}).get("emitted")]
+        held = emitted = float("nan")
+        if len(sounds) > 1:
+            held = sounds[-1]["jitter"] - sounds[0]["jitter"]
+            emitted = sounds[-1]["emitted"] - sounds[0]["emitted"]
+        if not known.any():
+            return dict.fromkeys(("tick to packet", "packet to screen", "sound held"), float("nan"))
+        return {
+            "tick to packet": float(np.median((self.received - self.due)[known])) * 1000,
+            "packet to screen": float(np.median((self.shown - self.received)[known])) * 1000,
+            "sound held": 1000 * held / emitted if emitted else float("nan"),
+        }
 
     def on_time_share(self, fps: float = 25.0) -> float:
         """Share of all frames of the time covered that were shown within one frame time of their place on the beat; frames that never
@@ -167,6 +204,8 @@ async def record(
     return Recording(
         shown=frames[:, 0] / 1000,
         rtp=stamps / 90_000,
+        received=frames[:, 2] / 1000,
+        due=frames[:, 3] / 1000,
         crops=crops,
         microphone=_levels(data["levels"]["in"]),
         voice=_levels(data["levels"]["out"]),

@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,38 @@ def cpu_seconds(pid: int) -> float:
     return own + sum(seconds for seconds in map(cpu_seconds, children) if seconds == seconds)
 
 
+@dataclass(frozen=True)
+class Load:
+    """Processor seconds used so far by the parts of a measurement and by everything else on the machine (Linux)."""
+
+    server: float
+    browser: float
+    bench: float
+    machine: float
+    stolen: float
+    """By other machines on the same hardware."""
+
+    @classmethod
+    def now(cls, server_pid: int, browser_pid: int) -> Load:
+        server, browser = cpu_seconds(server_pid), cpu_seconds(browser_pid)
+        bench = sum(os.times()[:2])
+        try:
+            fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        except OSError:
+            return cls(server, browser, bench, float("nan"), float("nan"))
+        user, nice, system, _, _, irq, softirq, steal = (x / os.sysconf("SC_CLK_TCK") for x in fields[:8])
+        return cls(server, browser, bench, user + nice + system + irq + softirq, steal)
+
+    def since(self, before: Load, seconds: float) -> dict[str, float]:
+        """Cores in use between two readings. Figures of a run whose `other` or `stolen` is large say little about the product."""
+        spent = {
+            name: (getattr(self, name) - getattr(before, name)) / seconds
+            for name in ("server", "browser", "bench", "machine", "stolen")
+        }
+        spent["other"] = spent.pop("machine") - spent["server"] - spent["browser"] - spent.pop("bench")
+        return {f"{name}_cores": round(cores, 3) for name, cores in spent.items()}
+
+
 def face_box(picture: Any) -> tuple[float, float, float]:
     """Left, top and side of a square around the face, as shares of the shorter side of the picture (H, W, 3)."""
     from visavis.engine.body.detect import find_face
@@ -204,6 +237,7 @@ def analyse(recording: Recording, aperture: FloatArray) -> dict[str, Any]:
         "speech_to_lips_p95_ms": round(float(np.percentile(delays, 95)), 1) if len(delays) else None,
         "lag_by_correlation_ms": round(lag, 1),
         "correlation": round(agreement, 3),
+        "way_ms": {name: round(ms, 1) for name, ms in recording.way_ms().items()},
         "sound_after_picture_ms": round(float(np.median(skew)), 1) if len(skew) else None,
         "sound_against_picture_p95_ms": round(float(np.percentile(np.abs(skew), 95)), 1)
         if len(skew)
@@ -248,6 +282,8 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         stimulus(speech)
         async with contextlib.AsyncExitStack() as stack:
             serve = ["--lookahead", str(args.lookahead), "--size", str(args.size)]
+            if args.no_generator:
+                serve.append("--no-generator")
             if args.avatar:
                 serve += ["--no-demo", "--avatar", str(args.avatar)]
             url, pid = await stack.enter_async_context(server_process(serve))
@@ -257,9 +293,10 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
             page = await stack.enter_async_context(chromium(speech))
             first = await start_call(page, url + "/", "mic")
             await asyncio.sleep(WARM_UP_S)
-            before, used = await server_metrics(url), cpu_seconds(pid)
+            before, load = await server_metrics(url), Load.now(pid, page.pid)
             recording = await record(page, args.seconds, face_box(image[:, :, ::-1].copy()))
-            after, used = await server_metrics(url), cpu_seconds(pid) - used
+            cores = Load.now(pid, page.pid).since(load, args.seconds)
+            after = await server_metrics(url)
             stages = await page.evaluate("visavis.call.breakdown()")
             stopped = None
             if args.barge_ins:
@@ -278,7 +315,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
             draw_stages(shares, args.plot)
     if stopped is not None:
         result |= barge_in_figures(*stopped)
-    result["server_cores"] = round(used / args.seconds, 3)
+    result |= cores
     passed = {name: after[name] - before[name] for name in after}
     frames = max(1.0, passed["visavis_frames_total"])
     result["server_step_ms"] = round(1000 * passed["visavis_step_seconds_sum"] / frames, 2)
@@ -383,6 +420,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--avatar", type=Path, metavar="A.avatar|PHOTO", help="whom to show (default: the demo person)"
     )
+    parser.add_argument("--no-generator", action="store_true", help="reduced quality: the moved photo alone")
     parser.add_argument(
         "--strip", type=Path, metavar="PNG", help="write a strip of received frames to look at"
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from visavis.engine.audio.pace import LivePace
 from visavis.engine.audio.pcm import FloatArray, check_rate, to_int16, to_mono
 from visavis.engine.audio.resample import Resampler
 from visavis.engine.audio.vad import VoiceActivity
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 2
 """Steps without new sound after which an utterance is taken to be over."""
-LIVE_BACKLOG = 1
-"""Frames of live sound that may wait; beyond that, silent ones are skipped."""
+LIVE_BACKLOG = 2
+"""Frames of live sound that may wait; beyond that, silent ones are skipped at once. (Less than that is `LivePace`'s to take out.)"""
 LIVE_LIMIT = FPS
 """Frames of live sound that may wait at all; beyond that, the oldest are dropped."""
 
@@ -179,6 +180,9 @@ class Session:
         self._speaking = False  # an utterance has started and was not shown to its end
         self._complete = True  # the frame heard last was the last of its utterance
         self._starved = 0  # steps without new sound while an utterance is open and too little is queued
+        self._pace: LivePace | None = None  # of a live source
+        self._voiced = False  # the last frame pushed
+        self._held = False  # the last step had too little sound for a frame of speech
         self._index = 0
         self._speech_frames = 0
         self._closed = False
@@ -205,9 +209,9 @@ class Session:
     ) -> None:
         """Add speech: int16 or float32 in -1..1, (n,) or (n, channels of one or two), at 8 to 48 kHz.
 
-        With `live` (a microphone) the backlog stays short: above 160 ms silence is skipped, above 1 s the
-        oldest is dropped. Raises AudioError for what cannot be used and QueueFullError when more would wait
-        than `max_queue_s`; in both cases nothing is taken.
+        With `live` (a microphone) the backlog stays short: silent frames that wait are skipped, what is left over all
+        the time is taken out of quiet moments (`LivePace`), above 1 s the oldest is dropped. Raises AudioError for
+        what cannot be used and QueueFullError when more would wait than `max_queue_s`; in both cases nothing is taken.
         """
         self._check_open()
         rate = check_rate(rate)
@@ -222,6 +226,10 @@ class Session:
             return
         if self._ingest is not None and self._ingest.rate != rate:
             self._flush()
+        if live != (self._pace is not None):
+            self._pace = LivePace() if live else None
+        if self._pace is not None and not self._voiced:
+            samples = self._pace.shorten(samples, rate)
         # A block of live sound longer than the limit would be dropped anyway: never hold it all at once.
         for start in range(0, len(samples), rate):
             if self._ingest is None:
@@ -253,7 +261,10 @@ class Session:
     def step(self) -> Frame:
         """The next frame. Never waits: without speech the person lives on in silence."""
         self._check_open()
+        self._held = False
         shown, motion, speaking = self._advance()
+        if self._pace is not None and self._ingest is not None:
+            self._pace.step(self._left(), held=self._held)
         motion = motion + self._neutral
         played = _NO_SOUND if shown.played is None else shown.played
         image = self._renderer.render(motion)
@@ -291,6 +302,13 @@ class Session:
         waiting = sum(block.samples for block in self._queue) + sum(block.samples for block in self._pipe)
         return waiting + (len(self._ingest.heard) if self._ingest is not None else 0)
 
+    def _left(self) -> float:
+        """Seconds of sound that no frame has heard."""
+        waiting = len(self._queue) * SAMPLES_PER_FRAME
+        if self._ingest is not None:
+            waiting += len(self._ingest.heard)
+        return waiting / SAMPLE_RATE
+
     def _advance(self) -> tuple[_Block, FloatArray, bool]:
         """One step of the clock: the block to play, the motion to show, whether that is within an
         utterance."""
@@ -308,6 +326,7 @@ class Session:
             heard = [self._queue.popleft()]
         elif self._speaking and not self._complete:
             # Speech is on its way: hold what is in the pipe, so that its look-ahead stays true.
+            self._held = True
             return _SILENCE, self._source.step(np.zeros((0, SAMPLES_PER_FRAME), np.float32)), True
         else:
             heard = [_SILENCE]
@@ -333,7 +352,7 @@ class Session:
 
     def _enqueue(self, blocks: list[_Block]) -> None:
         for block in blocks:
-            block.voiced = self._vad.push(block.heard)
+            block.voiced = self._voiced = self._vad.push(block.heard)
             block.speech_index = self._speech_frames
             self._speech_frames += 1
         self._queue.extend(blocks)

@@ -5,6 +5,7 @@ aiortc offers no public hooks here, so this module alone touches its private nam
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +26,11 @@ def unix_time(ntp: int) -> float:
     return ntp / (1 << 32) - NTP_EPOCH_OFFSET
 
 
-def report_capture_time(sender: Any, capture_time: Callable[[int], float]) -> None:
-    """Make an RTCRtpSender's reports (RFC 3550, 6.4.1) pair each RTP stamp with the time its media was due.
+def report_capture_time(sender: Any, capture_time: Callable[[int], float], clock_rate: int) -> None:
+    """Make an RTCRtpSender's reports (RFC 3550, 6.4.1) pair the time of sending with the RTP stamp of media that is due then.
 
-    aiortc pairs it with the time its last packet was sent, which puts encoding time and load into the receiver's idea of
-    audio-video synchrony. `capture_time` maps an encoder's stamp (RTP units from 0) to Unix time in seconds.
+    aiortc pairs the last packet's stamp with the time that packet was sent, which puts encoding time and load into the receiver's idea of
+    audio-video synchrony. `capture_time` maps an encoder's stamp (RTP units from 0, `clock_rate` a second) to Unix time in seconds.
     """
     encode, send = sender._next_encoded_frame, sender._send_rtcp
     stamp: int | None = None
@@ -53,8 +54,11 @@ def report_capture_time(sender: Any, capture_time: Callable[[int], float]) -> No
                         packet
                     )  # nothing was sent yet: a report would pair stamp 0 with the year 1900
                     continue
-                packet.sender_info.rtp_timestamp = (origin + stamp) & 0xFFFFFFFF
-                packet.sender_info.ntp_timestamp = ntp_timestamp(capture_time(stamp))
+                # of now, as receivers take the difference to its arrival for that of the clocks
+                now = time.time()
+                ahead = round((now - capture_time(stamp)) * clock_rate)
+                packet.sender_info.rtp_timestamp = (origin + stamp + ahead) & 0xFFFFFFFF
+                packet.sender_info.ntp_timestamp = ntp_timestamp(now)
                 # by this the sender knows its report again when the receiver answers (round-trip time)
                 sender._RTCRtpSender__lsr = (packet.sender_info.ntp_timestamp >> 16) & 0xFFFFFFFF
         if packets:

@@ -244,6 +244,7 @@ class LiveSession:
             metrics.late_frames.inc()
         self._average(
             {
+                "standing": max(0.0, header["queued"] - self.lookahead * FRAME_S),
                 "wait": header["began"] - due,
                 **header["stages"],
                 "engine": header["step_s"] - sum(header["stages"].values()),

@@ -15,10 +15,11 @@ from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSession
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtcconfiguration import RTCBundlePolicy
 from aiortc.sdp import candidate_from_sdp
+from visavis.engine.timing import PLAYBACK_RATE
 from visavis.server import encoders
 from visavis.server.config import ServerConfig
 from visavis.server.errors import ApiError
-from visavis.server.publisher import AvatarAudioTrack, AvatarVideoTrack, Subscription
+from visavis.server.publisher import VIDEO_RATE, AvatarAudioTrack, AvatarVideoTrack, Subscription
 from visavis.server.rtp import prefer_low_delay, report_capture_time
 from visavis.server.sessions import LiveSession
 
@@ -31,7 +32,17 @@ CONNECT_S = 20.0
 """A peer that is not connected by then has vanished."""
 _MDNS = re.compile(r"^(a=candidate:\S+ \d+ \S+ \d+ )[0-9a-zA-Z-]+\.local( .*)$", re.MULTILINE)
 
+SPEECH_PACKET_MS = 10
+"""What a caller's microphone is asked to send at a time: browsers take 20 ms where nothing is said, 10 of which are delay."""
+
 encoders.install()
+
+
+def ask_for_short_packets(sdp: str) -> str:
+    """An answer whose audio sections ask for packets of SPEECH_PACKET_MS (RFC 8866, a=ptime)."""
+    return re.sub(
+        r"^(m=audio [^\n]*\n)(c=[^\n]*\n)?", rf"\g<0>a=ptime:{SPEECH_PACKET_MS}\r\n", sdp, flags=re.MULTILINE
+    )
 
 
 def resolve_mdns(sdp: str, address: str | None) -> str:
@@ -140,12 +151,10 @@ class Viewer:
                 tracks.append(AvatarAudioTrack(self._subscription))
             for track in tracks:
                 sender = pc.addTrack(track)
-                report_capture_time(
-                    sender,
-                    self._subscription.video_capture_time
-                    if track.kind == "video"
-                    else self._subscription.audio_capture_time,
-                )
+                if track.kind == "video":
+                    report_capture_time(sender, self._subscription.video_capture_time, VIDEO_RATE)
+                else:
+                    report_capture_time(sender, self._subscription.audio_capture_time, PLAYBACK_RATE)
         for transceiver in pc.getTransceivers():
             if transceiver.kind == "audio":
                 prefer_low_delay(transceiver.receiver)
@@ -153,7 +162,7 @@ class Viewer:
                 transceiver.direction = "recvonly"
         await pc.setLocalDescription(await pc.createAnswer())
         self._session.attach(self.id, self)
-        return pc.localDescription.sdp
+        return ask_for_short_packets(pc.localDescription.sdp) if listen else pc.localDescription.sdp
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":

@@ -5,7 +5,7 @@
 
 export const SPEECH_RATE = 24000;
 const CONNECT_MS = 15000;
-const VIDEO_BUFFER_MS = 40;
+const VIDEO_BUFFER_MS = 0;
 const GATHER_MS = 1500;
 const BLOCK_S = 0.5;
 const AHEAD_S = 12;
@@ -304,6 +304,7 @@ export class Call extends EventTarget {
       ["network in", way],
       ["gathering a frame", 20],
       ["look-ahead", 40 * lookahead],
+      ["kept in hand", this.#microphone ? server.standing : 0],
       ["waiting", Math.max(0, server.wait)],
       ["motion", server.motion ?? 0],
       ["raster", server.raster ?? 0],

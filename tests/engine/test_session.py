@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import sentence
+from visavis.engine.audio.pace import LivePace
 from visavis.engine.errors import AudioError, QueueFullError
 from visavis.engine.motion.channels import INDEX, zero_motion
 from visavis.engine.session import LIVE_BACKLOG, LIVE_LIMIT, Frame, Session, render_offline
@@ -241,6 +242,40 @@ def test_live_backlog_never_exceeds_a_second() -> None:
     quiet = make(2)
     quiet.push_audio(np.zeros(SAMPLE_RATE * 5, np.float32), SAMPLE_RATE, live=True)
     assert quiet.queued_seconds * 25 <= LIVE_BACKLOG
+
+
+@pytest.mark.parametrize("phase_ms", [0, 7, 19, 39])
+@pytest.mark.parametrize("burst", [0, 1, 3])
+@pytest.mark.parametrize("block_ms", [10, 20])
+def test_what_a_live_source_leaves_over_is_taken_out_of_its_silences(
+    phase_ms: int, burst: int, block_ms: int
+) -> None:
+    """Blocks of 10 or 20 ms, unevenly, beside a clock of 40 ms; early on some come ahead of their time."""
+    session, rng = make(2), np.random.default_rng(phase_ms)
+    standing, held, sent = [], 0, 0
+    for k in range(600):
+        ahead = burst if k > 40 else 0
+        while block_ms * sent < 23_800 and phase_ms + block_ms * (sent - ahead) + rng.uniform(0, 4) <= 40 * k:
+            n = 48 * block_ms
+            loud = block_ms * sent // 500 % 2 == 0  # half a second of speech, then of silence, in turn
+            session.push_audio(noise(n) if loud else np.zeros(n, np.float32), 48_000, live=True)
+            sent += 1
+        frame = session.step()
+        standing.append(session.queued_seconds - 2 * 0.04)
+        held += k > 100 and frame.speech_index is None
+    assert np.median(standing[300:590]) <= 0.030, "at most a packet and the margin"
+    assert held <= 6, "what is needed stays"
+
+
+def test_a_cut_leaves_no_click() -> None:
+    pace = LivePace()
+    for _ in range(60):
+        pace.step(0.05)
+    hum = (0.003 * np.sin(np.arange(480) * 2 * np.pi * 100 / 24_000)).astype(np.float32)
+    cut = pace.shorten(hum, 24_000)
+    assert len(cut) < len(hum) and np.abs(np.diff(cut)).max() < 3 * np.abs(np.diff(hum)).max()
+    loud = 100 * hum
+    assert pace.shorten(loud, 24_000) is loud, "speech is not shortened"
 
 
 def test_memory_does_not_grow() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import fractions
+import time
 
 import av
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from aiortc.codecs import depayload, get_decoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtp import RtcpSenderInfo, RtcpSrPacket
 from double import draw
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +24,14 @@ from visavis.server.encoders import (
     get_encoder,
     start_bitrate,
 )
-from visavis.server.rtp import SpeechJitterBuffer, StampMapper, ntp_timestamp, unix_time
+from visavis.server.rtp import (
+    SpeechJitterBuffer,
+    StampMapper,
+    ntp_timestamp,
+    report_capture_time,
+    unix_time,
+)
+from visavis.server.webrtc import ask_for_short_packets
 
 
 def codec(name, rate=90000):
@@ -140,3 +150,46 @@ def test_stamps_are_unwrapped(first, steps):
 @given(st.floats(0, 2e9))
 def test_ntp_times_go_there_and_back(seconds):
     assert abs(unix_time(ntp_timestamp(seconds)) - seconds) < 1e-5
+
+
+def test_reports_pair_the_time_of_sending_with_what_is_due_then():
+    class Sender:
+        _RTCRtpSender__rtp_timestamp = 5000 + 3600  # the last packet's
+        _RTCRtpSender__lsr = None
+
+        def __init__(self):
+            self.sent = []
+
+        async def _next_encoded_frame(self, codec):
+            return type("Encoded", (), {"timestamp": next(self.stamps)})
+
+        async def _send_rtcp(self, packets):
+            self.sent.extend(packets)
+
+    def report():
+        return RtcpSrPacket(ssrc=1, sender_info=RtcpSenderInfo(0, 0, packet_count=1, octet_count=1))
+
+    sender = Sender()
+    sender.stamps = iter([3600, 7200])
+    began = time.time() - 1.0
+    report_capture_time(sender, lambda units: began + units / 90_000, 90_000)
+
+    async def go():
+        await sender._send_rtcp([report()])
+        assert not sender.sent, "before the first frame there is nothing to report"
+        await sender._next_encoded_frame(None)
+        await sender._next_encoded_frame(None)  # by now the first one has left: the origin is known
+        await sender._send_rtcp([report()])
+
+    asyncio.run(go())
+    info = sender.sent[0].sender_info
+    now = unix_time(info.ntp_timestamp)
+    assert abs(now - time.time()) < 1.0
+    due = began + (info.rtp_timestamp - 5000) / 90_000
+    assert abs(due - now) < 1e-4
+
+
+def test_answers_ask_for_short_packets_of_speech_alone():
+    sdp = "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\nm=video 9 X 97\r\na=mid:1\r\n"
+    audio, video = ask_for_short_packets(sdp).split("m=video")
+    assert "\r\nc=IN IP4 0.0.0.0\r\na=ptime:10\r\na=mid:0" in audio and "ptime" not in video
