@@ -74,8 +74,12 @@ def corrupted(history: Tensor, warp: Tensor, generator: torch.Generator | None =
 
 
 def flow_loss(estimate: Tensor, batch_target: Tensor, t: Tensor, weight: Tensor) -> Tensor:
-    """Squared error of the velocity that follows from the estimate of the clean frame (both in 0..1), weighted."""
-    scale = 4 / (1 - t).clamp_min(0.2).square()  # pictures are -1..1 on the path
+    """Squared error of the velocity that follows from the estimate of the clean frame (both in 0..1), weighted.
+
+    The velocity's scale is bounded early: late times, where the noisy frame shows the answer, would have nearly all of the loss, and a
+    few-step student starts from noise.
+    """
+    scale = 4 / (1 - t).clamp_min(0.5).square()  # pictures are -1..1 on the path
     return (weight * (estimate - batch_target).square() * scale[:, None, None, None]).mean()
 
 
@@ -155,7 +159,7 @@ def teacher_step(both: nn.Module, batch: Batch, features: Features | None, optio
     """Flow matching at a noise level a frame."""
     again = 1
     target = batch.target.repeat(again, 1, 1, 1)
-    t = logit_normal(torch.randn(len(target)), -0.4, 1.2) * (torch.rand(len(target)) > 0.2)
+    t = logit_normal(torch.randn(len(target)), -0.4, 1.2) * (torch.rand(len(target)) > 0.35)
     noisy = mix(torch.randn(target.shape), 2 * target - 1, t)
     history = corrupted(start_history(batch), batch.warp)
     estimate, colour, mask = both(batch, history, noisy, t, again)

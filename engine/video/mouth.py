@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from visavis.engine.body.fit import FLIP, Fit, Float64
 from visavis.engine.body.meet import FittedHead
 from visavis.engine.body.model import IntArray, load_body, rotation_matrix
@@ -21,6 +22,16 @@ from visavis.engine.video.interior import (
     fill_polygon,
     opening_polygon,
 )
+
+TOOTH_TO_SKIN = np.array([0.98, 1.22, 1.32])
+"""Colour of lit front teeth over that of the cheeks: about the median of smiling portraits."""
+
+
+def _is_tooth(colour: Float64, skin: Float64) -> bool:
+    """Is the colour of what parted lips show that of teeth: bright, and less red than the skin? The dark between the lips is not kept: it
+    would stand where teeth appear as soon as the mouth opens further."""
+    less_red = colour[0] / max(colour[1], 0.01) < 0.92 * skin[0] / max(skin[1], 0.01)
+    return bool(less_red and colour.mean() > 0.75 * skin.mean())
 
 
 def skin_light(photo: Bytes, fit: Fit, head: FittedHead) -> Float64:
@@ -80,12 +91,21 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     lower_y = float(np.median((surface.vertices[seam.lower] @ turn)[4:-4, 1]))
     open_by = float(np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]) - lower_y)
 
+    enamel = np.clip(light * TOOTH_TO_SKIN, 0.3, 0.92)
+    enamel = np.minimum(enamel, enamel[0] * np.array([1.0, 0.96, 0.88]))  # never bluish
+    own = teeth_colour(*_opening(photo, surface, seam)[:2]) if open_by > 0.0008 else None
+    if own is not None and not _is_tooth(own, light):
+        own = None  # a mouth parted in the dark
+    if own is not None:
+        # this person's own teeth, a little lighter than seen: the texture shades them once more
+        enamel = np.clip(own * 1.05, 0, 1)
+
     layers = []
     # Cavity: a sheet behind everything, nearly black with warm edges.
-    half = 0.52 * max(width, float(np.ptp(now[:, 0])))
+    half = 0.8 * max(width, float(np.ptp(now[:, 0])))
     gx, gy = np.meshgrid(np.linspace(-half, half, 5), np.linspace(0.012, -0.055, 7))
     points = np.stack([centre[0] + gx.ravel(), lip_y + gy.ravel(), np.full(gx.size, front - 0.030)], 1)
-    shade = np.linspace(0.9, 0.5, 32)[:, None, None] * np.array([0.17, 0.055, 0.05]) * 255 * brightness * tint
+    shade = np.linspace(0.9, 0.5, 32)[:, None, None] * np.array([0.25, 0.095, 0.08]) * 255 * brightness * tint
     cavity = np.dstack([np.broadcast_to(shade, (32, 32, 3)), np.full((32, 32), 255)]).astype(np.uint8)
     uv = np.stack(
         [
@@ -104,16 +124,22 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
         ("upperTeeth", "upperTeeth", np.zeros((4, 3))),
     ):
         upper = name == "upperTeeth"
-        # biting edges: the upper a little below the lips' line at rest, the lower behind the lower lip
-        edge = lip_y - 0.0022 if upper else min(lip_y - 0.0045, lower_y - 0.0015)
-        if upper and open_by > 0.003:
+        # biting edges: the upper a little below the lips' line at rest, the lower close behind it; a smile that shows the upper row
+        # pulls the lower lip down without the jaw, and the lower row stays behind it
+        below = (
+            min(lip_y + 0.0003, lower_y + 0.0028) if own is None else min(lip_y - 0.0045, lower_y - 0.0015)
+        )
+        edge = lip_y - 0.0018 if upper else below
+        if upper and open_by > 0.003 and own is not None:
             continue  # the photo shows this person's own
         points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
         points = points + [centre[0], 0, front - (0.0055 if upper else 0.0085)]
         layers.append(
-            _sheet(turn, name, points, uv, triangles, _teeth_texture(upper, brightness, tint), jaw, part)
+            _sheet(
+                turn, name, points, uv, triangles, _teeth_texture(upper, enamel, brightness * tint), jaw, part
+            )
         )
-    if open_by > 0.0008:
+    if open_by > 0.0008 and (own is not None or open_by <= 0.003):
         layers.append(_photo_teeth(photo, surface, seam, fit, front, turn))
     return layers
 
@@ -132,8 +158,24 @@ def _dental_arch(edge: float, upper: bool, size: float) -> tuple[Float64, Float6
     return points, uv, grid_triangles(4, 21)
 
 
-def _teeth_texture(upper: bool, brightness: float, tint: Float64) -> Bytes:
-    """RGBA (64, 512): a row of teeth with rounded edges on gums; alpha cuts their silhouette."""
+def teeth_colour(picture: Bytes, inside: npt.NDArray[np.float32]) -> Float64 | None:
+    """Colour (3,) in 0..1 of the teeth in a picture (h, w, 3) whose opening covers `inside` (h, w); None where it shows too few.
+
+    Teeth are the brighter half of what lies well inside, and of that the least red.
+    """
+    core = cv2.erode(inside, np.ones((3, 3))) > 0.95
+    if core.sum() < 24:
+        return None
+    rgb = picture[core].astype(np.float64) / 255
+    luma = rgb.mean(-1)
+    redness = (rgb[:, 0] - 0.5 * (rgb[:, 1] + rgb[:, 2])) / (luma + 0.02)
+    bright = luma >= np.quantile(luma, 0.5)
+    teeth = bright & (redness <= float(np.quantile(redness[bright], 0.35)) + 0.06)
+    return None if teeth.sum() < 12 else np.median(rgb[teeth], 0)
+
+
+def _teeth_texture(upper: bool, enamel: Float64, light: Float64) -> Bytes:
+    """RGBA (64, 512): a row of teeth of colour `enamel` (3,) with rounded edges on gums; alpha cuts their silhouette."""
     widths = np.array([8.6, 6.8, 7.6, 7.0, 6.8, 9.5]) if upper else np.array([5.4, 6.0, 6.9, 7.1, 7.2, 9.5])
     # distance along the arch from the middle, in millimetres: half an ellipse of the sheet above
     theta = np.linspace(0, 1.25, 400)
@@ -158,13 +200,12 @@ def _teeth_texture(upper: bool, brightness: float, tint: Float64) -> Bytes:
     alpha = np.clip((tip[None] - along[:, None]) * 40 + 0.5, 0, 1)
     gum_line = 0.30 + 0.10 * np.abs(within) ** 3
     gum = np.clip((gum_line[None] - along[:, None]) * 25 + 0.5, 0, 1)
-    gap = 1 - (0.25 if upper else 0.18) * np.exp(-(((1 - np.abs(within)) * widths[tooth] / 0.55) ** 2))
+    gap = 1 - (0.22 if upper else 0.09) * np.exp(-(((1 - np.abs(within)) * widths[tooth] / 0.5) ** 2))
     curve = 1 - 0.16 * within**2
-    depth = np.clip(1.02 - (s / total) ** 1.4 * 0.78, 0.1, 1)  # the back lies in the cheeks' shade
+    depth = np.clip(1.02 - (s / total) ** 1.1 * 0.95, 0.08, 1)  # the back lies in the cheeks' shade
     # the lower row stands in the lower lip's shade
-    vertical = (0.80 if upper else 0.70) + (0.20 if upper else 0.26) * np.clip((along - 0.25) / 0.6, 0, 1)
-    enamel = np.array([0.86, 0.82, 0.745]) * brightness * tint
-    flesh = np.array([0.55, 0.27, 0.26]) * brightness * tint
+    vertical = (0.62 if upper else 0.66) + (0.33 if upper else 0.24) * np.clip((along - 0.25) / 0.6, 0, 1)
+    flesh = np.array([0.55, 0.27, 0.26]) * light
     white = enamel * (gap * curve * depth)[None, :, None] * vertical[:, None, None]
     pink = flesh * depth[None, :, None] * np.ones((64, 1, 1))
     colour = white * (1 - gum[..., None]) + pink * gum[..., None]
@@ -206,20 +247,28 @@ def _tongue(
     return _sheet(turn, "tongue", points, uv, triangles, texture, jaw_deltas[:, ids], "tongue")
 
 
-def _photo_teeth(photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: float, turn: Float64) -> Layer:
-    """What the photo shows between parted lips, as a sheet that stays with the skull."""
+def _opening(
+    photo: Bytes, surface: Surface, seam: Seam
+) -> tuple[Bytes, npt.NDArray[np.float32], Float64, int, int]:
+    """The piece of the photo about the parted lips (h, w, 3), coverage of the opening (h, w), its outline (n, 2) in the photo, and the
+    piece's corner x0, y0."""
     polygon = opening_polygon(seam, surface.uv.astype(np.float64))
     low, high = polygon.min(0), polygon.max(0)
     margin = 0.12 * float(high[0] - low[0])
-    x0, y0 = np.floor(low - margin).astype(int)
-    x1, y1 = np.ceil(high + margin).astype(int)
-    size = (int(y1 - y0), int(x1 - x0))
-    rows, columns = (
-        np.clip(np.arange(y0, y1), 0, photo.shape[0] - 1),
-        np.clip(np.arange(x0, x1), 0, photo.shape[1] - 1),
-    )
-    crop = photo[np.ix_(rows, columns)].copy()
-    inside = fill_polygon(polygon - [x0, y0], size)
+    x0, y0 = (int(v) for v in np.floor(low - margin))
+    x1, y1 = (int(v) for v in np.ceil(high + margin))
+    rows = np.clip(np.arange(y0, y1), 0, photo.shape[0] - 1)
+    columns = np.clip(np.arange(x0, x1), 0, photo.shape[1] - 1)
+    piece = photo[np.ix_(rows, columns)].copy()
+    return piece, fill_polygon(polygon - [x0, y0], (y1 - y0, x1 - x0)), polygon, x0, y0
+
+
+def _photo_teeth(photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: float, turn: Float64) -> Layer:
+    """What the photo shows between parted lips, as a sheet that stays with the skull."""
+    crop, inside, polygon, x0, y0 = _opening(photo, surface, seam)
+    low, high = polygon.min(0), polygon.max(0)
+    size = inside.shape
+    y1, x1 = y0 + size[0], x0 + size[1]
     safe = cv2.erode(inside, np.ones((3, 3))) > 0.95
     if safe.sum() < 8:
         safe = inside > 0.5

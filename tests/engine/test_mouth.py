@@ -1,0 +1,65 @@
+"""The inside of the mouth: whose teeth it shows, and that nothing shines through its corners."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image
+from visavis.engine.body.detect import find_face
+from visavis.engine.body.fit import LIPS_LOWER_INNER, LIPS_UPPER_INNER
+from visavis.engine.body.photo import load_photo
+from visavis.engine.enroll import enroll
+from visavis.engine.motion.channels import INDEX
+from visavis.engine.video.mouth import _is_tooth, teeth_colour
+
+
+def test_teeth_are_the_bright_and_least_red_of_an_opening():
+    inside = np.zeros((40, 80), np.float32)
+    inside[8:32, 10:70] = 1
+    picture = np.full((40, 80, 3), (170, 90, 85), np.uint8)
+    picture[8:20, 10:70] = (225, 215, 195)
+    picture[20:32, 10:70] = (40, 20, 18)
+    colour = teeth_colour(picture, inside)
+    assert colour is not None
+    np.testing.assert_allclose(colour, np.array([225, 215, 195]) / 255, atol=0.02)
+    assert teeth_colour(picture, np.zeros_like(inside)) is None
+
+
+def test_a_dark_or_red_opening_shows_no_teeth():
+    skin = np.array([0.80, 0.58, 0.46])
+    assert _is_tooth(np.array([0.85, 0.74, 0.60]), skin)
+    assert not _is_tooth(np.array([0.30, 0.26, 0.24]), skin)
+    assert not _is_tooth(np.array([0.80, 0.50, 0.45]), skin)
+
+
+def test_a_parted_mouth_without_teeth_gets_modelled_ones(demo_photo, avatar):
+    photo = load_photo(demo_photo).rgb.copy()
+    marks = find_face(photo).landmarks[[*LIPS_UPPER_INNER, *LIPS_LOWER_INNER[::-1]], :2]
+    hull = cv2.convexHull(marks.astype(np.float32)).astype(np.int32)
+    cv2.fillConvexPoly(photo, hull, (60, 25, 22))
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "png")
+    dark, smiling = enroll(buffer.getvalue()), avatar
+    assert {"upperTeeth", "lowerTeeth"} <= {layer.name for layer in dark.layers}
+    assert "photoTeeth" not in {layer.name for layer in dark.layers}
+    assert "photoTeeth" in {layer.name for layer in smiling.layers}
+    assert "upperTeeth" not in {layer.name for layer in smiling.layers}
+
+
+def test_the_cavity_reaches_beyond_the_corners_of_a_wide_mouth(avatar):
+    surface = avatar.surface
+    seam = next(s for s in surface.seams if s.name == "mouth")
+    margin = np.concatenate([seam.upper, seam.lower])
+    cavity = next(layer for layer in avatar.layers if layer.name == "cavity")
+    for side in ("Left", "Right"):
+        wide = (
+            surface.vertices
+            + 0.9 * surface.units[INDEX[f"mouthStretch{side}"]]
+            + 0.5 * surface.units[INDEX["jawOpen"]]
+        )
+        x, depth = wide[margin, 0], -wide[margin, 2]
+        # by the pinhole, the sheet behind must cover what the opening spans
+        seen = cavity.vertices[:, 0] / -cavity.vertices[:, 2]
+        assert seen.min() < (x / depth).min() and seen.max() > (x / depth).max()
