@@ -231,7 +231,7 @@ def paste_rows(size: int, repeats: int) -> list[Row]:
     ):
 
         def ours(mask: NDArray[np.float32] = mask) -> object:
-            return kernels.composite(frame, colour, mask, RAMP, (scale, at, at), out)
+            return kernels.composite(frame, kernels.Square(colour, mask, RAMP, (scale, at, at)), out)
 
         def opencv(mask: NDArray[np.float32] = mask) -> object:
             weight = np.rint(mask * window).astype(np.uint8)

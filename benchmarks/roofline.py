@@ -83,13 +83,15 @@ class Scene:
     triangles: int = 6900
     shapes: int = 152
     joints: int = 5
+    bones: int = 7
+    gaps: int = 100
     groups: int = 7
     covered: float = 0.6
     tiles_a_triangle: float = 1.9
     crop_scale: float = 0.56
 
 
-def kernels_of(s: Scene, state_bytes: float, video: bool) -> list[Work]:
+def kernels_of(s: Scene, video: bool) -> list[Work]:
     """The kernels of a tick, a session."""
     pixels, square = s.width * s.height, SIDE * SIDE
     v, k, j, t = s.vertices, s.shapes, s.joints, s.triangles
@@ -100,6 +102,9 @@ def kernels_of(s: Scene, state_bytes: float, video: bool) -> list[Work]:
     raster_ops = 150 * t + 20 * 256 * records + 60 * fragments + 150 * s.covered * pixels
     out = [
         Work("log_mel", 100e3, 5.8e3),
+        Work("motion and sampler_step", 2 * 182 * 29 + 2 * 52 * 15 + 60 * 44, 5e3, 24e3, launches=4),
+        Work("states of slots that rest (none)", 0, 0, launches=3),
+        Work("figure", 2 * 52 * s.gaps + 300 * s.bones, 4 * 52 * s.gaps + 80 * s.bones + 48 * j * s.groups),
         Work("pose", 6 * v * k + 21 * v * j, 6 * v * k + 12 * v + 4 * v * j + 12 * v, launches=s.groups),
         Work("raster", raster_ops, raster_bytes, launches=3 * s.groups),
     ]
@@ -114,9 +119,8 @@ def kernels_of(s: Scene, state_bytes: float, video: bool) -> list[Work]:
         )
     else:
         out.append(Work("rgb_to_yuv", 14 * pixels, 4.5 * pixels))
-    if state_bytes:
-        out.append(Work("commit", 0, 2 * state_bytes))
-    out.append(Work("download of I420", 0, 1.5 * pixels, unit="bus"))
+    out.append(Work("upload of sound and cues", 0, 640 * 4 + 182 * 4 + 52, unit="bus"))
+    out.append(Work("download of I420 and motion", 0, 1.5 * pixels + 183 * 4, unit="bus"))
     return out
 
 
@@ -180,8 +184,8 @@ def _is_weight(node: Any) -> bool:
 
 def calls_a_tick(name: str, steps: int) -> int:
     """How often a shipped network runs for one frame."""
-    if name == "video_photo":
-        return 0  # once an avatar
+    if name in ("video_photo", "speech"):
+        return 0  # once an avatar; the first network, which a worker does not run
     return steps if name.endswith("_step") else 1
 
 
@@ -212,7 +216,9 @@ def tick_of(folder: Path, scene: Scene, steps: int) -> list[Work]:
             networks += layers
             state += bytes_
     video = any(path.stem == "video_frame" for path in files)
-    return [*kernels_of(scene, state, video), *networks]
+    # An engine writes the whole of its next state, wherever it reads the last one.
+    networks.append(Work("networks: states read and written", 0, 2 * state, launches=0))
+    return [*kernels_of(scene, video), *networks]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,6 @@ from visavis.engine.runtime.tensorrt_build import (
     Built,
     backend,
     build,
-    builder_of,
     networks,
     parse_precisions,
     parse_targets,
@@ -39,13 +38,14 @@ def compile_networks(
     progress: Progress = lambda name: None,
 ) -> tuple[list[Built], list[str]]:
     """Build every network for every target and precision; what was built, and one line for each that could not be."""
-    chosen, kinds, trt = parse_targets(targets), parse_precisions(precisions), backend(builder)
+    chosen, kinds = parse_targets(targets), parse_precisions(precisions)
     files = networks(source or shipped()) if source is None or source.is_dir() else [source]
     built, failed = [], []
     for onnx in files:
         for kind in kinds:
             for target in chosen:
                 try:
+                    trt = backend(builder, target)
                     built.append(build(onnx, out, target, kind, trt=trt, again=again))
                 except VisavisError as error:
                     failed.append(str(error))
@@ -74,7 +74,7 @@ def run(
     start = time.perf_counter()
     files = [source] if source is not None and source.is_file() else networks(source or shipped())
     total = len(files) * len(parse_targets(targets)) * len(parse_precisions(precisions))
-    name = builder_of(backend(builder))
+    backend(builder, parse_targets(targets)[0])  # what is not installed is said at once
     progress, close = bar(total)
     try:
         built, failed = compile_networks(
@@ -102,5 +102,6 @@ def run(
     for line in failed:
         print(f"FAILED  {line}")
     seconds = time.perf_counter() - start
-    print(f"{count(len(built), 'engine')} in {out} by {name}, {seconds:.1f} s; none of them was run here")
+    names = " and ".join(sorted({b.metadata.builder for b in built})) or "nothing"
+    print(f"{count(len(built), 'engine')} in {out} by {names}, {seconds:.1f} s; none of them was run here")
     return 1 if failed else 0

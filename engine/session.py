@@ -67,7 +67,20 @@ class Frame:
     """(N_CHANNELS,)."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What one step of a session's clock decides before anything is computed."""
+
+    heard: FloatArray
+    """(n, 640): what stage 1 hears in this step; see `MotionSource.step`."""
+    audio: npt.NDArray[np.int16]
+    """(1920,) mono at 48 kHz: the sound of the frame to be shown."""
+    speech_index: int | None
+    speaking: bool
+
+
 _NO_SOUND = np.zeros(PLAYBACK_SAMPLES_PER_FRAME, np.int16)
+_NOTHING_HEARD = np.zeros((0, SAMPLES_PER_FRAME), np.float32)
 
 
 @dataclass(eq=False)
@@ -169,7 +182,7 @@ class Session:
             self._generator = generator_for(warp, steps=generator_steps, seed=seed)
         self._renderer: FrameRenderer = renderer
         # stage 1 moves a resting face; a photo may show a smile or an open mouth, taken back first
-        self._neutral = zero_motion() if avatar is None else avatar.neutral_motion()
+        self.neutral = zero_motion() if avatar is None else avatar.neutral_motion()
         self._source: MotionSource = source if source is not None else DiffusionMotion(seed, lookahead)
         self.lookahead = self._source.lookahead
         self._max_samples = int(max_queue_s * SAMPLE_RATE)
@@ -260,17 +273,31 @@ class Session:
 
     def step(self) -> Frame:
         """The next frame. Never waits: without speech the person lives on in silence."""
+        plan = self.plan()
+        return self.show(plan, self._source.step(plan.heard))
+
+    def plan(self) -> Plan:
+        """The first half of `step`, for those who advance many sessions at once: moves the clock and says what stage 1 hears.
+        The motion that it makes of it goes to `show` or `frame`, before the next plan."""
         self._check_open()
         self._held = False
-        shown, motion, speaking = self._advance()
+        shown, heard, speaking = self._advance()
         if self._pace is not None and self._ingest is not None:
             self._pace.step(self._left(), held=self._held)
-        motion = motion + self._neutral
         played = _NO_SOUND if shown.played is None else shown.played
+        return Plan(heard, played, shown.speech_index, speaking)
+
+    def show(self, plan: Plan, motion: FloatArray) -> Frame:
+        """The second half of `step`: draws what stage 1 made (N_CHANNELS,) of the plan."""
+        motion = motion + self.neutral
         image = self._renderer.render(motion)
         if self._generator is not None:
             image = self._generator.render(image, motion)
-        frame = Frame(self._index, image, played, shown.speech_index, speaking, motion)
+        return self.frame(plan, motion, image)
+
+    def frame(self, plan: Plan, motion: FloatArray, image: npt.NDArray[np.uint8]) -> Frame:
+        """In place of `show` where the picture was made elsewhere; `motion` (N_CHANNELS,) with the neutral face in it."""
+        frame = Frame(self._index, image, plan.audio, plan.speech_index, plan.speaking, motion)
         self._index += 1
         return frame
 
@@ -310,7 +337,7 @@ class Session:
         return waiting / SAMPLE_RATE
 
     def _advance(self) -> tuple[_Block, FloatArray, bool]:
-        """One step of the clock: the block to play, the motion to show, whether that is within an
+        """One step of the clock: the block to play, the frames to hear (n, 640), whether that is within an
         utterance."""
         if self._ingest is not None and not self._ready():
             if self._starved >= PATIENCE:
@@ -327,18 +354,17 @@ class Session:
         elif self._speaking and not self._complete:
             # Speech is on its way: hold what is in the pipe, so that its look-ahead stays true.
             self._held = True
-            return _SILENCE, self._source.step(np.zeros((0, SAMPLES_PER_FRAME), np.float32)), True
+            return _SILENCE, _NOTHING_HEARD, True
         else:
             heard = [_SILENCE]
         spoken = [block for block in heard if block.samples]
         if spoken:
             self._complete = spoken[-1].ends
         self._pipe.extend(heard)
-        motion = self._source.step(np.stack([block.heard for block in heard]))
         shown, speaking = self._pipe.popleft(), self._speaking
         if self._complete and not self._queue and not any(block.samples for block in self._pipe):
             self._speaking = False
-        return shown, motion, speaking
+        return shown, np.stack([block.heard for block in heard]), speaking
 
     def _ready(self) -> bool:
         """Can the next frame of speech be heard, and is the sound of the frame to be shown complete?"""

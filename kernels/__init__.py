@@ -6,8 +6,7 @@ while it works.
 
 from __future__ import annotations
 
-from .color import blend, composite, paste, rgb_to_i420
-from .kit import Kit, building_for
+from .color import Square, blend, composite, paste, rgb_to_i420
 from .library import available_isas, isa, use_isa
 from .pose import PoseRig
 from .raster import Mesh, Target
@@ -15,13 +14,12 @@ from .ring import kv_ring
 from .sampler import noise, sampler_step
 
 __all__ = [
-    "Kit",
     "Mesh",
     "PoseRig",
+    "Square",
     "Target",
     "available_isas",
     "blend",
-    "building_for",
     "composite",
     "isa",
     "kv_ring",

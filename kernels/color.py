@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,15 +17,8 @@ def rgb_to_i420(rgb: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) ->
     BT.601, limited range; chroma is the mean of 2x2 pixels (MPEG-1 siting), rounded once. `out` is reused if
     given.
     """
-    rgb = check("rgb", rgb, np.uint8, (None, None, 3))
+    rgb, out = _even(rgb, out)
     height, width = rgb.shape[:2]
-    if height % 2 or width % 2 or not height or not width:
-        raise ValueError(f"rgb: I420 needs even sides, got {width}x{height}")
-    if out is None:
-        out = np.empty((height * 3 // 2, width), np.uint8)
-    else:
-        check("out", out, np.uint8, (height * 3 // 2, width))
-        check_writable("out", out)
     lib.vv_rgb_to_i420(rgb.ctypes.data, width, height, out.ctypes.data)
     return out
 
@@ -32,80 +27,75 @@ Placement = tuple[float, float, float]
 """scale, x0, y0: a frame's pixel (x, y) lies at (scale x + x0, scale y + y0) of the square, pixel centres at halves."""
 
 
-def _square(
-    colour: NDArray[np.uint8], mask: NDArray[np.float32], window: NDArray[np.float32], placement: Placement
-) -> int:
-    side = len(colour) if isinstance(colour, np.ndarray) and colour.ndim else 0
-    check("colour", colour, np.uint8, (side, side, 3))
-    check("mask", mask, np.float32, (side, side))
-    check("window", window, np.float32, (side,))
-    if not 1 <= side <= 8192 or not placement[0] > 0 or not np.isfinite(placement).all():
-        raise ValueError(
-            f"a square of {side} pixels at {placement}: expected a side of 1..8192 and a scale > 0"
-        )
-    return side
-
-
-def paste(
-    frame: NDArray[np.uint8],
-    colour: NDArray[np.uint8],
-    mask: NDArray[np.float32],
-    window: NDArray[np.float32],
-    placement: Placement,
-) -> None:
-    """Blend a square picture over `frame` uint8 (H, W, 3) in place, bilinearly, where it lies by `placement`.
+@dataclass(frozen=True)
+class Square:
+    """A square picture to be put over a frame, bilinearly, where it lies by `placement`. ValueError for what does not fit.
 
     colour uint8 (S, S, 3); mask float32 (S, S): 0..1, how much of it is wanted; window float32 (S,): a feather, the
-    mask's factor along either side. Pixels where the weight rounds to 0 keep their bits. ValueError for what does not fit.
+    mask's factor along either side.
     """
+
+    colour: NDArray[np.uint8]
+    mask: NDArray[np.float32]
+    window: NDArray[np.float32]
+    placement: Placement
+
+    def __post_init__(self) -> None:
+        side = self.side
+        for name, dtype, shape in (
+            ("colour", np.uint8, (side, side, 3)),
+            ("mask", np.float32, (side, side)),
+            ("window", np.float32, (side,)),
+        ):
+            object.__setattr__(self, name, check(name, getattr(self, name), dtype, shape))
+        if not 1 <= side <= 8192 or not self.placement[0] > 0 or not np.isfinite(self.placement).all():
+            raise ValueError(
+                f"a square of {side} pixels at {self.placement}: expected a side of 1..8192 and a scale > 0"
+            )
+
+    @property
+    def side(self) -> int:
+        """S."""
+        return len(self.colour) if isinstance(self.colour, np.ndarray) and self.colour.ndim else 0
+
+    def over(self, frame: NDArray[np.uint8], out: NDArray[np.uint8] | None) -> None:
+        """Into `frame` itself, or with it into I420."""
+        height, width = frame.shape[:2]
+        pointers = [a.ctypes.data for a in (self.colour, self.mask, self.window)]
+        written = None if out is None else out.ctypes.data
+        if lib.vv_composite(frame.ctypes.data, width, height, *pointers, self.side, *self.placement, written):
+            raise MemoryError("no memory for pasting")
+
+
+def paste(frame: NDArray[np.uint8], square: Square) -> None:
+    """Blend a square over `frame` uint8 (H, W, 3) in place. Pixels where its weight rounds to 0 keep their bits."""
     check("frame", frame, np.uint8, (None, None, 3))
     check_writable("frame", frame)
-    _composite(frame, colour, mask, window, placement, None)
+    square.over(frame, None)
 
 
 def composite(
-    frame: NDArray[np.uint8],
-    colour: NDArray[np.uint8],
-    mask: NDArray[np.float32],
-    window: NDArray[np.float32],
-    placement: Placement,
-    out: NDArray[np.uint8] | None = None,
+    frame: NDArray[np.uint8], square: Square, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
     """`paste` and `rgb_to_i420` in one pass: I420 uint8 (H * 3 / 2, W); `frame` (even sides) stays as it is."""
-    frame = check("frame", frame, np.uint8, (None, None, 3))
-    height, width = frame.shape[:2]
-    if height % 2 or width % 2 or not height or not width:
-        raise ValueError(f"frame: I420 needs even sides, got {width}x{height}")
-    if out is None:
-        out = np.empty((height * 3 // 2, width), np.uint8)
-    else:
-        check("out", out, np.uint8, (height * 3 // 2, width))
-        check_writable("out", out)
-    _composite(frame, colour, mask, window, placement, out)
+    frame, out = _even(frame, out)
+    square.over(frame, out)
     return out
 
 
-def _composite(
-    frame: NDArray[np.uint8],
-    colour: NDArray[np.uint8],
-    mask: NDArray[np.float32],
-    window: NDArray[np.float32],
-    placement: Placement,
-    out: NDArray[np.uint8] | None,
-) -> None:
-    side = _square(colour, mask, window, placement)
-    held = [np.ascontiguousarray(a) for a in (colour, mask, window)]
-    pointers = [a.ctypes.data for a in held]
-    if lib.vv_composite(
-        frame.ctypes.data,
-        frame.shape[1],
-        frame.shape[0],
-        *pointers,
-        side,
-        *placement,
-        None if out is None else out.ctypes.data,
-    ):
-        raise MemoryError("no memory for pasting")
+def _even(
+    rgb: NDArray[np.uint8], out: NDArray[np.uint8] | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A picture that I420 can be made of, and room for it."""
+    rgb = check("rgb", rgb, np.uint8, (None, None, 3))
+    height, width = rgb.shape[:2]
+    if height % 2 or width % 2 or not height or not width:
+        raise ValueError(f"rgb: I420 needs even sides, got {width}x{height}")
+    if out is None:
+        return rgb, np.empty((height * 3 // 2, width), np.uint8)
+    check("out", out, np.uint8, (height * 3 // 2, width))
+    check_writable("out", out)
+    return rgb, out
 
 
 def blend(base: NDArray[np.uint8], patch: NDArray[np.uint8], mask: NDArray[np.uint8], x: int, y: int) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .kit import current
 from .library import check, check_writable, lib
 
 
@@ -23,10 +21,6 @@ class PoseRig:
 
     ValueError on wrong types, shapes or indices.
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        kit = current.get()
-        return object.__new__(cls) if kit is None else kit.rig(*args, **kwargs)
 
     def __init__(
         self,

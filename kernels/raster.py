@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .kit import current
 from .library import check, lib
 
 MAX_TEXTURE = 8192
@@ -41,10 +40,6 @@ class Mesh:
 
     ValueError on wrong types, shapes, indices or values.
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        kit = current.get()
-        return object.__new__(cls) if kit is None else kit.mesh(*args, **kwargs)
 
     def __init__(
         self,
@@ -118,10 +113,6 @@ class Target:
     `attr`. The arrays stay the same objects for the life of the target; copy what must outlive the next
     `begin`.
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        kit = current.get()
-        return object.__new__(cls) if kit is None else kit.target(*args, **kwargs)
 
     def __init__(self, width: int, height: int) -> None:
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.timing import SAMPLE_RATE, SAMPLES_PER_FRAME
 
@@ -42,9 +43,20 @@ def mel_filters() -> FloatArray:
     return filters.astype(np.float32)
 
 
+def filter_ranges() -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], FloatArray]:
+    """The filters as runs of bins: where each band's weights begin (N_MELS + 1,), its first bin (N_MELS,), all weights."""
+    first, bins, weights = [0], [], []
+    for band in mel_filters().T:
+        on = np.flatnonzero(band)
+        bins.append(int(on[0]))
+        weights += band[on[0] : on[-1] + 1].tolist()
+        first.append(len(weights))
+    return np.array(first, np.int32), np.array(bins, np.int32), np.array(weights, np.float32)
+
+
 _FILTERS = mel_filters()
-_HANN = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(WINDOW) + 0.5) / WINDOW)).astype(np.float32)
-_POWER_SCALE = np.float32(1 / _HANN.sum() ** 2 * 4)  # a full-scale sine has power 1 at its bin
+HANN = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(WINDOW) + 0.5) / WINDOW)).astype(np.float32)
+POWER_SCALE = np.float32(1 / HANN.sum() ** 2 * 4)  # a full-scale sine has power 1 at its bin
 
 
 def power_to_log(power: FloatArray) -> FloatArray:
@@ -82,7 +94,7 @@ class LogMel:
         self.state.tail = sound[n * HOP :].copy()
         if n == 0:
             return np.zeros((0, N_MELS), np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[: n * HOP : HOP] * _HANN
+        windows = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[: n * HOP : HOP] * HANN
         spectrum = np.fft.rfft(windows, N_FFT)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) * _POWER_SCALE
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) * POWER_SCALE
         return power_to_log((power @ _FILTERS).astype(np.float32))

@@ -53,6 +53,8 @@ FACE_SHARE = 0.5
 more disguises of the film), the sample how they meet and move (see the card)."""
 TURN = 15
 """Frames of pause that still belong to a turn of speech, as in training."""
+TRANSLATION_LIMIT = 0.006
+"""How far the head moves along an axis, in metres."""
 GAZE_LIMIT = np.array([0.6, 0.4], np.float32)
 """How far from the viewer a gaze target may be, yaw and pitch in radians."""
 MOOD_FACES: dict[str, dict[str, float]] = {
@@ -61,10 +63,8 @@ MOOD_FACES: dict[str, dict[str, float]] = {
     "serious": {"browDown": 0.12, "eyeSquint": 0.05},
 }
 """The least that a mood shows at once; the network adds its own to it, but takes many seconds."""
-_BROWS = [
-    LIFE_INDEX[name] for name in ("browInnerUp", "browOuterUp", "browDown", "mouthSmile", "cheekSquint")
-]
-_COEFFICIENTS = [k for k, name in enumerate(LIFE) if name not in ("gazeYaw", "gazePitch") and "." not in name and
+BROWS = [LIFE_INDEX[name] for name in ("browInnerUp", "browOuterUp", "browDown", "mouthSmile", "cheekSquint")]
+COEFFICIENTS = [k for k, name in enumerate(LIFE) if name not in ("gazeYaw", "gazePitch") and "." not in name and
                  not name.startswith(("shoulders", "arms"))]  # fmt: skip
 
 
@@ -143,7 +143,7 @@ class _Slot:
         self.eyes = Eyes(self.seed)
 
 
-def _sides(seed: int) -> FloatArray:
+def sides_of(seed: int) -> FloatArray:
     """Nobody is the same on both sides: factors of ARKit coefficients (52,), fixed for a person."""
     rng = np.random.default_rng([seed % 2**32, 1])
     mouth, brow = rng.uniform(-0.06, 0.06), rng.uniform(-0.15, 0.15)
@@ -188,7 +188,7 @@ class MotionModel:
         self._slots = [self._new_slot(seed) for seed in seeds]
 
     def _new_slot(self, seed: int) -> _Slot:
-        return _Slot(seed % 2**63, Gate(self.lookahead), sides=_sides(seed))
+        return _Slot(seed % 2**63, Gate(self.lookahead), sides=sides_of(seed))
 
     def _hear_silence(self) -> FloatArray:
         """What the encoder says of silence, (slots, FEATURES); its state is as new afterwards."""
@@ -245,6 +245,8 @@ class MotionModel:
         mask = np.array([blocks is not None for blocks in heard])
         if not mask.any():
             return np.zeros((self.slots, N_CHANNELS), np.float32)
+        # The eyes know of the frame before whether somebody speaks: so they can be moved ahead of a device's tick.
+        eyes = {k: self._slots[k].eyes.step(self._slots[k].gate.value > 0) for k in np.flatnonzero(mask)}
         self._listen(heard)
         labels = np.stack([self._labels(slot) for slot in self._slots])
         face = self._generate("face", labels, mask, FACE_TEMPERATURE)["motion"]
@@ -256,7 +258,7 @@ class MotionModel:
         self._past["face"][mask], self._past["life"][mask] = face[mask], life[mask]
         motion = np.zeros((self.slots, N_CHANNELS), np.float32)
         for k in np.flatnonzero(mask):
-            motion[k] = self._compose(self._slots[k], face[k], life[k], lives["arms"][k])
+            motion[k] = self._compose(self._slots[k], face[k], life[k], lives["arms"][k], *eyes[k])
         return motion
 
     def _listen(self, heard: Sequence[FloatArray | None]) -> None:
@@ -322,15 +324,23 @@ class MotionModel:
                 self._slots[k].frame += 1
         return out
 
-    def _compose(self, slot: _Slot, face: FloatArray, life: FloatArray, arms: FloatArray) -> FloatArray:
-        """What is shown: controls applied, limits kept, two sides."""
+    def _compose(
+        self,
+        slot: _Slot,
+        face: FloatArray,
+        life: FloatArray,
+        arms: FloatArray,
+        looks: FloatArray,
+        lids: float,
+    ) -> FloatArray:
+        """What is shown: controls applied, limits kept, two sides. `looks`, `lids`: where the eyes look by themselves."""
         controls, life = slot.controls, life.copy()
         wanted = np.zeros(len(LIFE), np.float32)
         for name, value in MOOD_FACES[controls.mood].items():
             wanted[LIFE_INDEX[name]] = value
         slot.mood += np.float32(0.08) * (wanted - slot.mood)
-        life[_COEFFICIENTS] = np.maximum(life, slot.mood)[_COEFFICIENTS]
-        life[_BROWS] *= controls.expressiveness
+        life[COEFFICIENTS] = np.maximum(life, slot.mood)[COEFFICIENTS]
+        life[BROWS] *= controls.expressiveness
         target = np.clip(np.asarray(controls.gaze, np.float32), -GAZE_LIMIT, GAZE_LIMIT)
         slot.gaze += 0.5 * (target - slot.gaze)
         life[HEAD] *= controls.head_motion
@@ -338,15 +348,14 @@ class MotionModel:
         life[HEAD.start + 1] += 0.3 * slot.gaze[0]
         life[HEAD.start] -= 0.25 * slot.gaze[1]
         life[HEAD] = HEAD_LIMIT * np.tanh(life[HEAD] / HEAD_LIMIT)
-        life[HEAD.stop : HEAD.stop + 3] = 0.006 * np.tanh(
-            life[HEAD.stop : HEAD.stop + 3] * controls.head_motion / 0.006
+        life[HEAD.stop : HEAD.stop + 3] = TRANSLATION_LIMIT * np.tanh(
+            life[HEAD.stop : HEAD.stop + 3] * controls.head_motion / TRANSLATION_LIMIT
         )
         # Saccades and blinks are single frames in a hundred: the life network, small and briefly trained, all but leaves them
         # out (see the card), so a process of their own moves the eyes.
-        looks, lids = slot.eyes.step(slot.gate.value > 0)
         life[GAZE] = looks + slot.gaze
         life[LIFE_INDEX["eyeBlink"]] = lids
-        life[_COEFFICIENTS] = np.clip(life[_COEFFICIENTS], 0, 1)
+        life[COEFFICIENTS] = np.clip(life[COEFFICIENTS], 0, 1)
         motion = spread_life(life) + arms * np.float32(controls.expressiveness)
         slot.released *= np.float32(0.2)
         mouth = (face + slot.released) * np.float32(0.7 + 0.3 * controls.expressiveness)

@@ -48,7 +48,8 @@ EYE_LIMIT = np.array([0.35, 0.3])
 """How far eyes turn in the head, yaw and pitch, radians."""
 
 
-def _life_matrix() -> FloatArray:
+def life_matrix() -> FloatArray:
+    """How LIFE values spread to channels (len(LIFE), N_CHANNELS); eyes turn besides, see `spread_life`."""
     matrix = np.zeros((len(LIFE), N_CHANNELS), np.float32)
     for name in _SIDED:
         matrix[LIFE_INDEX[name], [INDEX[f"{name}Left"], INDEX[f"{name}Right"]]] = 1
@@ -66,7 +67,7 @@ def _life_matrix() -> FloatArray:
     return matrix
 
 
-_LIFE_MATRIX = _life_matrix()
+_LIFE_MATRIX = life_matrix()
 
 
 def spread_life(life: FloatArray) -> FloatArray:

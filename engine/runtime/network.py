@@ -7,9 +7,7 @@ never share buffers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,21 +36,6 @@ class Network(Protocol):
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once. The arrays returned are the caller's own."""
         ...
-
-
-Provider = Callable[[Path], Network]
-_provider: ContextVar[Provider | None] = ContextVar("visavis_networks", default=None)
-
-
-@contextmanager
-def networks_from(provider: Provider) -> Iterator[None]:
-    """Within it, `load` gives what `provider` makes of a path: how a worker with a device lends its networks to the
-    parts of a session, which load theirs by path as always."""
-    token = _provider.set(provider)
-    try:
-        yield
-    finally:
-        _provider.reset(token)
 
 
 _lock = threading.Lock()
@@ -122,9 +105,6 @@ def load(path: str | Path, threads: int = 1, *, batch: int | None = None, fast: 
     Raises NetworkError when the file is missing or is no network.
     """
     path = Path(path)
-    provider = _provider.get()
-    if provider is not None:
-        return provider(path)
     if not path.is_file():
         raise NetworkError(
             f"no network file at {path}: the installation is incomplete, or train and export it first"

@@ -19,8 +19,10 @@ from visavis.engine.errors import VisavisError
 from visavis.engine.runtime.precision import CONVERSION, PRECISIONS, Precision, converted
 from visavis.engine.runtime.tensorrt_layers import BuildLog, Layer, logger, report
 
-TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-"""Compute capabilities that `tensorrt_rtx` builds for."""
+ANYWHERE = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""Compute capabilities that `tensorrt_rtx` builds for, on any machine."""
+TARGETS = (*ANYWHERE, "sm90", "sm100", "sm103")
+"""All that can be built for: those that are not in ANYWHERE (H100, B200, B300) by `tensorrt`, on a machine that has one."""
 PROFILES = (1, 2, 4, 8, 16, 32)
 """Batch sizes, in sessions."""
 BATCH = "batch"
@@ -68,22 +70,25 @@ class Built:
     layers: list[Layer] = field(default_factory=list)
 
 
-def backend(name: str = "auto") -> Any:
-    """The builder's Python module: "tensorrt-rtx", "tensorrt" or whichever is installed ("auto", in that order).
+def backend(name: str = "auto", target: str = ANYWHERE[-1]) -> Any:
+    """The builder's Python module: "tensorrt-rtx", "tensorrt" or whichever is installed and knows the target ("auto", in that order).
 
     Raises BuildError where it is not installed.
     """
     modules = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
     if name != "auto" and name not in modules:
         raise BuildError(f"builder {name!r}: one of auto, {', '.join(modules)}")
-    wanted = list(modules) if name == "auto" else [name]
+    able = list(modules) if target in ANYWHERE else ["tensorrt"]
+    wanted = able if name == "auto" else [name]
     for package in wanted:
         try:
             return importlib.import_module(modules[package])
         except ImportError:
             continue
+    extra = "gpu" if "tensorrt-rtx" in wanted else "trt"
+    reason = "" if target in ANYWHERE else f" and nothing else builds for {target}"
     raise BuildError(
-        f"{' and '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} not installed: pip install 'visavis[gpu]'"
+        f"{' and '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} not installed{reason}: pip install 'visavis[{extra}]'"
     )
 
 
@@ -159,7 +164,7 @@ def build(
     Writes NAME.PRECISION.TARGET.engine, .json (what it is bound to) and .layers.txt (what was fused).
     Raises BuildError where the network cannot be read or built.
     """
-    trt = backend() if trt is None else trt
+    trt = backend(target=target) if trt is None else trt
     path = engine_path(out, onnx.stem, precision, target)
     if not again and matches(path, onnx, builder_of(trt), target, precision):
         found = read_metadata(path) or {}
@@ -241,6 +246,10 @@ def _build(
 def _set_target(trt: Any, config: Any, target: str) -> None:
     """For which GPU: any, where the builder can; else only the one that is here."""
     if hasattr(config, "num_compute_capabilities"):
+        if target not in ANYWHERE:
+            raise BuildError(
+                f"{trt.__name__} does not build for {target}: use tensorrt on a machine that has one"
+            )
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
         return

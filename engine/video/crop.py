@@ -65,7 +65,7 @@ class FaceCrop:
         fit = avatar.fit
         brow, chin = _brow_and_chin(fit)
         middle = (brow + chin) / 2 - rotation_matrix(fit.rotation) @ [0, 0, _INWARD]
-        self._point = middle
+        self.point = middle
         self._focal, self._cx, self._cy = fit.camera.focal, fit.camera.cx, fit.camera.cy
         height_px = float(np.linalg.norm(brow - chin)) * fit.camera.focal / -middle[2]
         self.scale = FACE_FILL * CROP / height_px
@@ -76,7 +76,7 @@ class FaceCrop:
         """Where the crop lies for one motion vector (N_CHANNELS,)."""
         motion = np.nan_to_num(np.asarray(motion, np.float64))
         shift = np.clip(motion[TRANSLATION_SLICE], -0.08, 0.08) / 2
-        point = self._point
+        point = self.point
         turns = (motion[SPINE_SLICE], motion[NECK_SLICE], motion[HEAD_SLICE])
         for joint, turn, move in reversed(list(zip(self._joints, turns, (0, shift, shift), strict=True))):
             most = 0.35 if joint is self._joints[0] else 0.56
@@ -181,7 +181,6 @@ def paste(
     if colour.dtype != np.uint8:
         colour = np.clip(np.rint(colour), 0, 255).astype(np.uint8)
     placement = (transform.scale, transform.x0, transform.y0)
-    kernels.paste(
-        frame, np.ascontiguousarray(colour), np.ascontiguousarray(mask, np.float32), RAMP, placement
-    )
+    square = kernels.Square(colour, np.asarray(mask, np.float32), RAMP, placement)
+    kernels.paste(frame, square)
     return frame

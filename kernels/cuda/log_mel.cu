@@ -2,7 +2,7 @@
 //
 // Window 400 (table), hop 160, 512-point FFT, power, 80 bands, ln((power + floor) / floor). A slot's state is the last 240
 // samples. Bytes a slot: 2.6 kB sound, 1.9 kB state, 1.3 kB out (tables stay in cache); operations about 4 x 25 k: bound by
-// launch latency, so one block does a slot's whole frame.
+// launch latency, so one block does a slot's whole frame. 16-byte accesses to sound and state.
 // Launch: blocks of 256 threads, grid (slots): a thread does one butterfly a stage, then one bin, then one band.
 // Slots whose mask byte is 0 keep their state and their output. No host synchronisation.
 #include "cuda_on_cpu.h"
@@ -28,15 +28,17 @@ __device__ __forceinline__ int reversed(int i) {
 
 __global__ void __launch_bounds__(kThreads) log_mel(VvMelTables t, const float* sound, float* state, float* out,
                                                     const uint8_t* mask) {
-  __shared__ float samples[kTail + kFrame];
+  __shared__ float4 wide[(kTail + kFrame) / 4];
   __shared__ float re[kFft], im[kFft];
   __shared__ float power[kFft / 2 + 1];
   const int slot = blockIdx.x, tid = threadIdx.x;
   if (mask && !mask[slot]) return;  // the same for the whole block
-  for (int i = tid; i < kTail + kFrame; i += kThreads)
-    samples[i] = i < kTail ? state[slot * kTail + i] : sound[slot * kFrame + i - kTail];
+  float4* held = reinterpret_cast<float4*>(state + slot * kTail);
+  const float4* fresh = reinterpret_cast<const float4*>(sound + slot * kFrame);
+  for (int i = tid; i < (kTail + kFrame) / 4; i += kThreads) wide[i] = i < kTail / 4 ? held[i] : fresh[i - kTail / 4];
   __syncthreads();
-  for (int i = tid; i < kTail; i += kThreads) state[slot * kTail + i] = samples[kFrame + i];
+  const float* samples = reinterpret_cast<const float*>(wide);
+  for (int i = tid; i < kTail / 4; i += kThreads) held[i] = wide[kFrame / 4 + i];
   for (int window = 0; window < kFrame / kHop; ++window) {
     for (int i = tid; i < kFft; i += kThreads) {
       const int from = reversed(i);
@@ -68,7 +70,8 @@ __global__ void __launch_bounds__(kThreads) log_mel(VvMelTables t, const float* 
 
 }  // namespace
 
-// sound (slots, 640), state (slots, 240), out (slots, 4, 80), mask (slots,) or null. Returns a cudaError_t.
+// sound (slots, 640), state (slots, 240), out (slots, 4, 80), mask (slots,) or null; arrays 16-byte aligned. Returns a
+// cudaError_t.
 VV_CUDA_API int vvc_log_mel(const VvMelTables* tables, const float* sound, float* state, float* out, const uint8_t* mask,
                             int slots, cudaStream_t stream) {
   const VvMelTables t = *tables;

@@ -215,5 +215,29 @@ def test_a_missing_builder_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(tb.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
     with pytest.raises(tb.BuildError, match=r"pip install 'visavis\[gpu\]'"):
         tb.backend()
+    with pytest.raises(tb.BuildError, match=r"nothing else builds for sm90: pip install 'visavis\[trt\]'"):
+        tb.backend(target="sm90")
     with pytest.raises(tb.BuildError, match="one of auto"):
         tb.backend("openvino")
+
+
+def test_data_centre_gpus_need_the_other_builder(
+    trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An H100 is a target like any other, of the builder that knows it."""
+    assert tb.parse_targets("sm90,sm89") == ["sm90", "sm89"]
+    path = models.recurrent(tmp_path / "r.onnx")
+    with pytest.raises(
+        tb.BuildError, match="does not build for sm90: use tensorrt on a machine that has one"
+    ):
+        tb.build(path, tmp_path, "sm90", "fp16", trt=trt)
+    asked = []
+
+    def module(name: str) -> Any:
+        asked.append(name)
+        return trt
+
+    monkeypatch.setattr(tb.importlib, "import_module", module)
+    tb.backend(target="sm90")
+    tb.backend(target="sm89")
+    assert asked == ["tensorrt", "tensorrt_rtx"]

@@ -31,7 +31,8 @@ from visavis.engine.body.rig import (
 )
 from visavis.engine.enroll import enroll
 from visavis.engine.motion.channels import INDEX, zero_motion
-from visavis.engine.video.renderer import MAX_ARM, Renderer
+from visavis.engine.video.figure import MAX_ARM
+from visavis.engine.video.renderer import Renderer
 
 PHOTO = Path(__file__).parent / "assets" / "raised_hands.jpg"
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import test_cuda_motion as motion
 import test_cuda_on_cpu as others
 import test_cuda_raster as raster
 import test_cuda_steps as steps
@@ -102,11 +103,24 @@ def check_face_crop(cuda: ctypes.CDLL) -> None:
     steps.test_face_crop_refuses_other_sides(cuda)
 
 
-def check_commit(cuda: ctypes.CDLL) -> None:
+def check_states(cuda: ctypes.CDLL) -> None:
     for seed in range(3):
-        steps.check_commit(cuda, seed, 3, [(2, 12), (1, 7), (3, 4)])
-    steps.test_commit_of_rows_longer_than_a_block(cuda)
-    steps.test_commit_refuses_nothing_at_all(cuda)
+        steps.check_states(cuda, seed, 3, [(2, 12), (1, 7), (3, 4)])
+    steps.test_states_of_rows_longer_than_a_block(cuda)
+    steps.test_states_refuse_nothing_at_all(cuda)
+
+
+def check_motion(cuda: ctypes.CDLL) -> None:
+    for seed in range(4):
+        motion.check_hear(cuda, seed, 4, 8)
+        motion.check_show(cuda, seed, 3, 4)
+    motion.test_motion_refuses_what_it_cannot_hold(cuda)
+
+
+def check_figure(cuda: ctypes.CDLL) -> None:
+    for seed in range(8):
+        motion.check_figure(cuda, seed, 3, (1.1, 0.55, 0.3, 0.66)[seed % 4])
+    motion.test_figure_refuses_what_it_cannot_hold(cuda)
 
 
 CHECKS: dict[str, Check] = {
@@ -118,7 +132,9 @@ CHECKS: dict[str, Check] = {
     "sampler_step.cu": check_sampler_step,
     "composite.cu": check_composite,
     "face_crop.cu": check_face_crop,
-    "commit.cu": check_commit,
+    "states.cu": check_states,
+    "motion.cu": check_motion,
+    "figure.cu": check_figure,
 }
 
 CHANGES: dict[str, list[tuple[str, str, str]]] = {
@@ -197,7 +213,7 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
     ],
     "log_mel.cu": [
         ("mask upside down", "!mask[slot]", "mask[slot]"),
-        ("state from the wrong place", "samples[kFrame + i]", "samples[kTail + i]"),
+        ("state from the wrong place", "wide[kFrame / 4 + i]", "wide[kTail / 4 + i]"),
         ("last band left out", "if (tid < kBands)", "if (tid < kBands - 1)"),
         ("upper bins left out", "i <= kFft / 2", "i <= kFft / 4"),
         ("butterflies one apart", "b = a + half;", "b = a + half - (half > 1);"),
@@ -276,8 +292,10 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
         ("slots overlap", "const long first = slot * square", "const long first = slot"),
         ("any side", "k.side % kThreads ||", ""),
     ],
-    "commit.cu": [
-        ("mask upside down", "mask && !mask[slot]", "mask && mask[slot]"),
+    "states.cu": [
+        ("carried when it should be left", "if (!action) return;", ""),
+        ("cleared and carried swapped", "action == 2);\n  else", "action == 1);\n  else"),
+        ("never cleared in narrow rows", "slots, action == 2);\n}", "slots, false);\n}"),
         ("last word left out", "i < words;", "i < words - 1;"),
         ("one word too many", "i < words;", "i <= words;"),
         ("outer axis once", "o < t.outer", "o < 1"),
@@ -285,6 +303,93 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
         ("wide where rows are not", "t.row_bytes % 16 == 0", "t.row_bytes % 4 == 0"),
         ("first tensor for all", "tensors[blockIdx.z]", "tensors[0]"),
         ("every thread the same words", "i = blockIdx.x * kThreads + threadIdx.x;", "i = threadIdx.x & 31;"),
+        ("action of slot 0", "t.action[slot]", "t.action[0]"),
+    ],
+    "motion.cu": [
+        ("gate closes at once", "gate - wanted > 0.5f ? gate - 0.5f : wanted", "wanted"),
+        ("detector not asked", "voiced ? within(", "true ? within("),
+        ("rest counted while speaking", "gate == 0.f ? rest + 1 : 0", "rest + 1"),
+        ("forgets one late", "rest == m.forget", "rest == m.forget + 1"),
+        ("forgets for ever", "rest == m.forget", "rest >= m.forget"),
+        ("starved gate stays", "gate = gate > 0.5f ? gate - 0.5f : 0.f;", ""),
+        ("heard of slot 0", "heard = m.features[slot * m.n_features + i]", "heard = m.features[i]"),
+        ("heard is never quiet", "else if (moves || hush) heard = m.quiet[slot * m.n_features + i];", ""),
+        ("hush keeps the mouth", "    past = 0.f;\n", ""),
+        ("hush drops what was shown", "before.released[tid] + past", "before.released[tid]"),
+        ("hush keeps the gate", "hush ? 0.f : before.gate", "before.gate"),
+        ("turn without end", "pause + 1 < m.turn ? pause + 1 : m.turn", "pause + 1"),
+        ("listening and idle swapped", "flags & kListening ? 1 : 2", "flags & kListening ? 2 : 1"),
+        ("mood among the states", "tid == kStates + cue.mood", "tid == cue.mood"),
+        ("ring kept at hush", "if (forgets || hush) m.index", "if (forgets) m.index"),
+        ("context forgotten", "m.actions[1][slot] = static_cast<uint8_t>(carry)", "m.actions[1][slot] = static_cast<uint8_t>(forgets ? 2 : carry)"),
+        ("the resting not carried", "taken && !hears ? kCarry", "taken && hears ? kCarry"),
+        ("empty slots carried", "(taken && !moves ? kCarry", "(!moves ? kCarry"),
+        ("state left where it was written", "more ? (hears ? kCarry : kLeave)", "more ? kLeave"),
+        ("face not cleared", "forgets || hush ? kClear : kLeave", "forgets ? kClear : kLeave"),
+        ("mask upside down", "if (!(cue.flags & kMoves)) return;", "if (cue.flags & kMoves) return;"),
+        ("gaze at once", "own.gaze[tid] + 0.5f * (cue.gaze[tid] - own.gaze[tid])", "cue.gaze[tid]"),
+        ("mood at once", "own.mood[tid] + 0.08f *", "own.mood[tid] + 1.f *"),
+        ("mood of another", "m.moods[cue.mood * m.n_life + tid]", "m.moods[tid]"),
+        ("mood where it is less", "if (kind & kCoefficient && mood > x) x = mood;", "if (kind & kCoefficient) x = mood;"),
+        ("brows without expressiveness", "if (kind & kBrow) x *= cue.expressiveness;", ""),
+        ("head without its factor", "      x *= cue.head_motion;\n", ""),
+        ("head does not follow", "if (axis == 1) x += 0.3f * gaze[0];", ""),
+        ("head pitches the wrong way", "x -= 0.25f * gaze[1]", "x += 0.25f * gaze[1]"),
+        ("one limit for all axes", "m.head_limit[axis] * tanhf", "m.head_limit[0] * tanhf"),
+        ("translation unlimited", "m.translation * tanhf(x * cue.head_motion / m.translation)", "x * cue.head_motion"),
+        ("gaze without the target", "cue.looks[tid - m.gaze_place] + gaze[tid - m.gaze_place]", "cue.looks[tid - m.gaze_place]"),
+        ("lids of the network", "if (tid == m.lids_place) x = cue.lids;", ""),
+        ("coefficients above 1", "x = within(x, 0.f, 1.f);\n    life", "x = x;\n    life"),
+        ("past of what is shown", "m.past_life[slot * m.n_life + tid] = x;", "m.past_life[slot * m.n_life + tid] = 0.f;"),
+        ("face without the mean", "mean + m.share *", "m.share *"),
+        ("mouth open in silence", "0.f, 1.f) * own.gate;", "0.f, 1.f);"),
+        ("released stays", "0.2f * own.released[i]", "own.released[i]"),
+        ("mouth at full range", "(0.7f + 0.3f * cue.expressiveness)", "1.f"),
+        ("shoulders left out", "i < m.n_life; ++i", "i < m.n_life - 9; ++i"),
+        ("eyes turn with the head", "life[m.gaze_place] - life[m.head + 1]", "life[m.gaze_place]"),
+        ("eyes cross", "0, 1, 0, 1, 2, 2, 3, 3, 4, 5, 5, 4", "0, 1, 0, 1, 2, 2, 3, 3, 4, 5, 4, 5"),
+        ("arms without expressiveness", "+ c] * cue.expressiveness;", "+ c];"),
+        ("one side for all", "m.sides[slot * m.n_coefficients + c]", "m.sides[c]"),
+        ("nothing given", "if (cue.flags & kGiven)", "if (false)"),
+        ("neutral of slot 0", "m.neutral[slot * m.n_channels + c]", "m.neutral[c]"),
+        ("ring overruns", "at == m.window[tid] ? 0 : at", "at"),
+        ("ring fuller than its window", "held < m.window[tid] ? held : m.window[tid] - 1", "held"),
+        ("noise stands still", "m.frames[slot] += 1;", "m.frames[slot] += 0;"),
+        ("any size of life", "m.n_life <= kMostLife &&", ""),
+    ],
+    "figure.cu": [
+        ("mask upside down", "mask && !mask[slot]", "mask && mask[slot]"),
+        ("not a number", "x != x ? 0.f :", "x != x ? x :"),
+        ("no lowest", "between(moved[tid], s.lowest[tid], s.highest[tid])", "between(moved[tid], -9.f, s.highest[tid])"),
+        ("rest gap forgotten", "float sum = s.gap[g];", "float sum = 0.f;"),
+        ("last unit left out", "k < units; ++k) sum", "k < units - 1; ++k) sum"),
+        ("gaps pull together", "sum > 1e-5f ? sum : 0.f", "sum"),
+        ("turns without limit", "if (angle > bone.limit)", "if (angle > 9.f)"),
+        ("eyes pitch the wrong way", "v[0] = -between", "v[0] = between"),
+        ("yaw and pitch swapped", "v[1] = between(motion[bone.channel]", "v[1] = between(motion[bone.channel + 1]"),
+        ("rotation turned round", "r[1] = c * x * y - s * z;", "r[1] = c * x * y + s * z;"),
+        ("sine of fewer terms", "- 1.f / 6.f) * q", "- 1.f / 5.f) * q"),
+        ("cosine of fewer terms", "- 1.f / 24.f) * q", "- 1.f / 20.f) * q"),
+        ("axes the other way", "bone.axes[3 * i + k] * t[3 * k + l]", "bone.axes[3 * k + i] * t[3 * k + l]"),
+        ("no pivot", "out[4 * i + 3] = bone.pivot[i] -", "out[4 * i + 3] = -"),
+        ("translation unlimited", "between(motion[translation + i], -0.08f, 0.08f)", "motion[translation + i]"),
+        ("translation of all bones", "bone.shift * between", "0.5f * between"),
+        ("parent's move forgotten", "(j == 3 ? a[4 * i + 3] : 0.f)", "0.f"),
+        ("parents only", "p >= 0; p = s.bones[p].parent", "p >= 0; p = -1"),
+        ("last bone left out", "b < s.n_bones; b += kThreads) {", "b < s.n_bones - 1; b += kThreads) {"),
+        ("shapes in order", "unit[part.shapes[k]]", "unit[k]"),
+        ("bones in order", "world[12 * part.bones[k / 12] + k % 12]", "world[k]"),
+        ("one word too many", "k < 12 * part.n_bones", "k <= 12 * part.n_bones"),
+        ("one coefficient too many", "k < part.n_shapes", "k <= part.n_shapes"),
+        ("world axes", "k % 12 < 4 ? value : -value", "value"),
+        ("square follows another bone", "world + 12 * s.head", "world"),
+        ("square behind the viewer", "-p[2] > 0.05 ? -p[2] : 0.05", "p[2]"),
+        ("square upside down", "s.cy - s.focal", "s.cy + s.focal"),
+        ("no border", "low - s.by > 0 ? low - s.by : 0", "low - 3 * s.by > 0 ? low - 3 * s.by : 0"),
+        ("average of whole pixels", "out.by = s.by;", "out.by = 1;"),
+        ("rows and columns swapped", "out.columns = count[0];", "out.columns = count[1];"),
+        ("placement of slot 0", "placement[3 * slot + 1]", "placement[1]"),
+        ("any number of bones", "max_bones > kMostBones ||", ""),
     ],
 }  # fmt: skip
 """Source -> (what is wrong, text, text instead). Headers are checked through the sources that include them."""

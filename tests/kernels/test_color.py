@@ -132,11 +132,12 @@ def test_paste_and_composite(seed: int) -> None:
     for isa in kernels.available_isas():
         kernels.use_isa(isa)
         try:
+            square = kernels.Square(colour, mask, window, placement)  # type: ignore[arg-type]
             got = frame.copy()
-            kernels.paste(got, colour, mask, window, placement)  # type: ignore[arg-type]
+            kernels.paste(got, square)
             np.testing.assert_array_equal(got, wanted)
             kept = frame.copy()
-            fused = kernels.composite(kept, colour, mask, window, placement)  # type: ignore[arg-type]
+            fused = kernels.composite(kept, square)
             np.testing.assert_array_equal(kept, frame)
             np.testing.assert_array_equal(fused, kernels.rgb_to_i420(wanted))
         finally:
@@ -147,10 +148,11 @@ def test_squares_that_make_no_sense_are_refused() -> None:
     frame, colour = np.zeros((4, 4, 3), np.uint8), np.zeros((3, 3, 3), np.uint8)
     mask, window = np.zeros((3, 3), np.float32), np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="scale > 0"):
-        kernels.paste(frame, colour, mask, window, (0.0, 0.0, 0.0))
+        kernels.Square(colour, mask, window, (0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="mask: expected shape"):
-        kernels.paste(frame, colour, mask[:2], window, (1.0, 0.0, 0.0))
+        kernels.Square(colour, mask[:2], window, (1.0, 0.0, 0.0))
+    square = kernels.Square(colour, mask, window, (1.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="even sides"):
-        kernels.composite(frame[:3], colour, mask, window, (1.0, 0.0, 0.0))
+        kernels.composite(frame[:3], square)
     with pytest.raises(ValueError, match="frame: must be C-contiguous"):
-        kernels.paste(np.zeros((4, 8, 3), np.uint8)[:, ::2], colour, mask, window, (1.0, 0.0, 0.0))
+        kernels.paste(np.zeros((4, 8, 3), np.uint8)[:, ::2], square)

@@ -1,4 +1,4 @@
-"""kv_ring.cu, sampler_step.cu, composite.cu, face_crop.cu and commit.cu, run on the CPU in shuffled thread orders."""
+"""kv_ring.cu, sampler_step.cu, composite.cu, face_crop.cu and states.cu, run on the CPU in shuffled thread orders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from visavis import kernels
-from visavis.engine.runtime.gpu.face import crop_place
+from visavis.engine.runtime.gpu.structures import StateTensor
 from visavis.engine.video.crop import CropTransform
 from visavis.engine.video.crop import crop as product_crop
 
@@ -265,7 +265,9 @@ def check_composite(cuda: ctypes.CDLL, seed: int, slots: int, width: int, height
                     continue
                 if places[s, 0] > 0:
                     placement = (float(places[s, 0]), float(places[s, 1]), float(places[s, 2]))
-                    wanted = kernels.composite(rgb[s], colour[s], blend[s], window, placement).ravel()
+                    wanted = kernels.composite(
+                        rgb[s], kernels.Square(colour[s], blend[s], window, placement)
+                    ).ravel()
                 else:
                     wanted = kernels.rgb_to_i420(rgb[s]).ravel()
                 if nv12:
@@ -384,6 +386,20 @@ def test_face_crop(cuda: ctypes.CDLL, seed: int) -> None:
     check_face_crop(cuda, seed)
 
 
+def crop_place(where: CropTransform, width: int, height: int) -> CropPlace:
+    """Where `crop` of the product cuts a frame of width x height, and what it averages first."""
+    by, left, top, columns, rows = 1, 0, 0, width, height
+    if where.scale < 0.67:
+        by = round(1 / where.scale)
+        x0, y0, x1, y1 = where.box(width, height)
+        left, top = max(x0 - by, 0), max(y0 - by, 0)
+        columns = (min(x1 + 2 * by, width) - left) // by
+        rows = (min(y1 + 2 * by, height) - top) // by
+        if x1 <= x0 or y1 <= y0 or columns < 1 or rows < 1:
+            by, left, top, columns, rows = 1, 0, 0, width, height
+    return CropPlace(where.scale, where.x0, where.y0, by, left, top, columns, rows)
+
+
 def test_face_crop_is_what_the_product_cuts(cuda: ctypes.CDLL) -> None:
     """Within two levels of `engine.video.crop`, at scales above and below that of averaging."""
     rng = np.random.default_rng(0)
@@ -394,9 +410,7 @@ def test_face_crop_is_what_the_product_cuts(cuda: ctypes.CDLL) -> None:
     for scale, x0, y0 in ((1.1, -20.3, -40.7), (0.55, 30.2, 24.6), (0.9, 128 - 0.9 * 300, -10.0)):
         where = CropTransform(scale, x0, y0)
         place = crop_place(where, 300, 320)
-        colour, label, _ = crop_reference(
-            smooth, labels, np.zeros((320, 300, 3), np.float32), CropPlace(*place)
-        )
+        colour, label, _ = crop_reference(smooth, labels, np.zeros((320, 300, 3), np.float32), place)
         wanted = product_crop(smooth, where)
         difference = np.abs(colour.astype(int) - wanted)
         assert difference.max() <= 6 and difference.mean() < 0.6, scale
@@ -409,37 +423,31 @@ def test_face_crop_refuses_other_sides(cuda: ctypes.CDLL) -> None:
         assert cuda.vvc_face_crop(ctypes.byref(call), slots, None) == 1
 
 
-# Commit
+# States
 
 
-class StateTensor(ctypes.Structure):
-    _fields_ = [
-        *((n, ctypes.c_void_p) for n in ("after", "before")),
-        *((n, ctypes.c_int) for n in ("outer", "row_bytes")),
-    ]
-
-
-def check_commit(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
-    rng = np.random.default_rng(seed)
-    mask = rng.integers(0, 2, slots, dtype=np.uint8) if seed % 3 else None
+def check_states(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
+    """sizes: (outer, floats a row) of each tensor."""
     for order in SEEDS:
+        rng = np.random.default_rng(seed)
         cuda.cuda_on_cpu_seed(order)
         pairs = [
             [on_device(rng.standard_normal((outer, slots, n)).astype(np.float32)) for _ in range(2)]
             for outer, n in sizes
         ]
+        actions = [rng.integers(0, 3, slots, dtype=np.uint8) for _ in sizes]
         before = [p[1].copy() for p in pairs]
         table = (StateTensor * len(sizes))(
             *(
-                StateTensor(a.ctypes.data, b.ctypes.data, o, 4 * n)
-                for (a, b), (o, n) in zip(pairs, sizes, strict=True)
+                StateTensor(a.ctypes.data, b.ctypes.data, action.ctypes.data, o, 4 * n)
+                for (a, b), (o, n), action in zip(pairs, sizes, actions, strict=True)
             )
         )
         largest = max(4 * n for _, n in sizes)
-        assert cuda.vvc_commit(table, len(sizes), pointer(mask), slots, largest, None) == 0
-        for (after, got), old in zip(pairs, before, strict=True):
-            on = np.ones(slots, bool) if mask is None else mask.astype(bool)
-            np.testing.assert_array_equal(got, np.where(on[None, :, None], after, old))
+        assert cuda.vvc_states(table, len(sizes), slots, largest, None) == 0
+        for (source, got), old, action in zip(pairs, before, actions, strict=True):
+            a = action[None, :, None]
+            np.testing.assert_array_equal(got, np.where(a == 2, 0, np.where(a == 1, source, old)))
 
 
 @several
@@ -448,14 +456,14 @@ def check_commit(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int
     st.integers(1, 4),
     st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_size=1, max_size=3),
 )
-def test_commit(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
-    check_commit(cuda, seed, slots, sizes)
+def test_states(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
+    check_states(cuda, seed, slots, sizes)
 
 
-def test_commit_of_rows_longer_than_a_block(cuda: ctypes.CDLL) -> None:
-    check_commit(cuda, 1, 2, [(2, 1028), (1, 4), (1, 2051)])
+def test_states_of_rows_longer_than_a_block(cuda: ctypes.CDLL) -> None:
+    check_states(cuda, 3, 3, [(2, 1028), (1, 4), (1, 2051)])
 
 
-def test_commit_refuses_nothing_at_all(cuda: ctypes.CDLL) -> None:
+def test_states_refuse_nothing_at_all(cuda: ctypes.CDLL) -> None:
     for n, slots, largest in ((0, 1, 4), (1, 0, 4), (1, 1, 3)):
-        assert cuda.vvc_commit(None, n, None, slots, largest, None) == 1
+        assert cuda.vvc_states(None, n, slots, largest, None) == 1

@@ -16,6 +16,9 @@ QUICK = [
     ("sampler_step.cu", "tail overruns"),
     ("composite.cu", "before the first pixel"),
     ("face_crop.cu", "no barrier"),
+    ("motion.cu", "no barrier"),
+    ("figure.cu", "no barrier"),
+    ("states.cu", "carried when"),
     ("raster.cu", "warps before this one miscounted"),
 ]
 

@@ -101,7 +101,7 @@ class CudaDevice:
         properties = self._check(cudart.cudaGetDeviceProperties(index))
         self.name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
         self.target = f"sm{properties.major}{properties.minor}"
-        self.trt = tensorrt_build.backend()
+        self.trt = tensorrt_build.backend(target=self.target)
         self.library = ctypes.CDLL(str(find_library("visavis_cuda")))
         self._stream = self._check(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
         self.stream: int | None = int(self._stream)

@@ -45,9 +45,96 @@ PERSPECTIVE, BICUBIC, CULL, BEGIN = 1, 2, 4, 8
 
 
 class StateTensor(ctypes.Structure):
-    """VvStateTensor of commit.cu."""
+    """VvStateTensor of states.cu; `source` is its `from`."""
 
-    _fields_ = [*_fields(_P, "after", "before"), *_fields(_I, "outer", "row_bytes")]
+    _fields_ = [*_fields(_P, "source", "to", "action"), *_fields(_I, "outer", "row_bytes")]
+
+
+LEAVE, CARRY, CLEAR = 0, 1, 2
+"""Actions of states.cu."""
+
+
+class MotionCue(ctypes.Structure):
+    """VvMotionCue of motion.cu."""
+
+    _fields_ = [
+        *_fields(_I, "flags", "mood"),
+        *_fields(_F, "expressiveness", "head_motion"),
+        *_fields(_F * 2, "gaze", "looks"),
+        *_fields(_F, "lids"),
+        *_fields(_F * 3, "unused"),
+    ]
+
+
+MOVES, HEARS, VOICED, HUSH, LISTENING, GIVEN, TAKEN = 1, 2, 4, 8, 16, 32, 64
+"""Flags of MotionCue."""
+COEFFICIENT, BROW, HEAD, TRANSLATION = 1, 2, 4, 8
+"""Kinds of life values in motion.cu."""
+
+
+class MotionState(ctypes.Structure):
+    """VvMotionState of motion.cu."""
+
+    _fields_ = [
+        *_fields(_F, "gate"),
+        *_fields(_I, "rest", "pause"),
+        *_fields(_F, "unused"),
+        *_fields(_F * 4, "gaze"),
+        *_fields(_F * 32, "mood"),
+        *_fields(_F * 16, "released"),
+    ]
+
+
+class Motion(ctypes.Structure):
+    """VvMotion of motion.cu."""
+
+    _fields_ = [
+        *_fields(_P, "cues", "states", "features", "quiet", "heard", "labels", "past_face", "past_life"),
+        *_fields(_P, "face", "life", "arms", "given", "sides", "neutral", "motion", "gates"),
+        *_fields(_P * 2, "index", "filled"),
+        *_fields(_P, "frames"),
+        *_fields(_P * 4, "actions"),
+        *_fields(_P, "moods", "life_matrix", "face_matrix", "kinds", "eye_places"),
+        *_fields(_F * 3, "head_limit"),
+        *_fields(_F * 2, "eye_limit"),
+        *_fields(_I * 2, "window"),
+        *_fields(_I, "n_features", "n_face", "n_life", "n_labels", "n_channels", "n_coefficients", "voice"),
+        *_fields(_I, "turn", "forget", "head", "gaze_place", "lids_place"),
+        *_fields(_F, "share", "translation"),
+    ]
+
+
+class Bone(ctypes.Structure):
+    """VvBone of figure.cu."""
+
+    _fields_ = [
+        *_fields(_I, "parent", "channel", "eye"),
+        *_fields(_F, "limit", "shift"),
+        *_fields(_F * 3, "pivot"),
+        *_fields(_F * 9, "axes"),
+        *_fields(_F * 3, "unused"),
+    ]
+
+
+class FigurePart(ctypes.Structure):
+    """VvFigurePart of figure.cu."""
+
+    _fields_ = [
+        *_fields(_P, "coefficients", "joints", "shapes", "bones"),
+        *_fields(_I, "n_shapes", "n_bones"),
+    ]
+
+
+class FigureSlot(ctypes.Structure):
+    """VvFigureSlot of figure.cu."""
+
+    _fields_ = [
+        *_fields(_P, "bones", "parts", "lowest", "highest", "gap", "gap_units"),
+        *_fields(_I, "n_bones", "n_parts", "n_gaps", "head"),
+        *_fields(_F * 3, "point"),
+        *_fields(_F, "focal", "cx", "cy", "scale"),
+        *_fields(_I, "by"),
+    ]
 
 
 class CompositeSlot(ctypes.Structure):
@@ -57,7 +144,7 @@ class CompositeSlot(ctypes.Structure):
 
 
 class CropPlace(ctypes.Structure):
-    """VvCropPlace of face_crop.cu."""
+    """VvCropPlace of face_crop.cu and figure.cu."""
 
     _fields_ = [
         *_fields(_F, "scale", "x0", "y0"),

@@ -1,0 +1,219 @@
+// What stands between the motion networks, batched over session slots: gate, labels and forgetting after the speech network;
+// controls, limits and the spread to all channels after the face and life networks.
+//
+// Computes what engine/motion/diffusion.py computes for a slot, in float32:
+//   hear  the gate opens where the network hears a voice and the detector agrees, closes by 0.5 a frame; a mouth at rest for
+//         `forget` frames makes the slot forget what was said; state label (speaking, listening, idle) and mood one-hot.
+//   show  face = clip(mean + share (face - mean)) gate; mood, expressiveness, head motion and gaze target applied; eyes turned
+//         against the head; life and face spread to channels by two matrices; a person's two sides; neutral face added.
+// The host gives a cue a slot and tick, and looks at nothing in between. Ring indices and the noise's frame count move on here.
+// Bytes a slot: 48 of cue, about 400 of state, 3.2 kB of networks' outputs, 0.8 kB written (matrices, 24 kB, stay in cache);
+// operations 2 x 29 x 182 and 2 x 15 x 52: bound by launch latency. 4-byte accesses, coalesced: rows have no multiple of four.
+// Launch: hear, a block of 64 a slot; show, a block of 192 a slot, a thread a channel. No host synchronisation; may be captured.
+#include "cuda_on_cpu.h"
+
+// What the host says of a slot for one tick.
+struct VvMotionCue {
+  int flags;  // of Flag
+  int mood;
+  float expressiveness, head_motion;
+  float gaze[2];   // target, within limits
+  float looks[2];  // where the eyes look by themselves
+  float lids;
+  float unused[3];
+};
+
+// What a slot remembers.
+struct VvMotionState {
+  float gate;
+  int rest, pause;
+  float unused;
+  float gaze[4];       // as the eyes follow the target; two of them
+  float mood[32];      // the mood's face as it comes and goes
+  float released[16];  // what is left of a mouth that was stopped
+};
+
+// Arrays on the device. (slots, n) unless said otherwise.
+struct VvMotion {
+  const VvMotionCue* cues;
+  VvMotionState* states;
+  const float *features, *quiet;  // of what is heard, of silence
+  float *heard, *labels, *past_face, *past_life;
+  const float *face, *life, *arms, *given;  // given: motion from elsewhere, for slots with kGiven
+  const float *sides, *neutral;             // (slots, coefficients), (slots, channels)
+  float* motion;
+  float* gates;          // (slots,) for the host
+  long long* index[2];   // (slots,) rings of the face and of the life network
+  long long* filled[2];
+  uint32_t* frames;      // (slots,)
+  uint8_t* actions[4];   // (slots,) of states.cu: speech, its context, face before it runs, face and life after
+  // The same for all slots.
+  const float *moods, *life_matrix, *face_matrix;  // (moods, life), (life, channels), (face, coefficients)
+  const int* kinds;       // (life,) of Kind
+  const int* eye_places;  // (12,) channels: yaw, pitch, yaw, pitch; down left, right; up; out; in
+  float head_limit[3], eye_limit[2];
+  int window[2];
+  int n_features, n_face, n_life, n_labels, n_channels, n_coefficients, voice;
+  int turn, forget, head, gaze_place, lids_place;
+  float share, translation;
+};
+
+namespace {
+
+enum Flag { kMoves = 1, kHears = 2, kVoiced = 4, kHush = 8, kListening = 16, kGiven = 32, kTaken = 64 };
+enum Kind { kCoefficient = 1, kBrow = 2, kHead = 4, kTranslation = 8 };
+enum Action { kLeave, kCarry, kClear };
+constexpr int kHearThreads = 64, kShowThreads = 192, kStates = 3, kMostLife = 32, kMostFace = 16;
+
+__device__ __forceinline__ float within(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+
+// The gate's next value for what was heard.
+__device__ __forceinline__ float moved_gate(float gate, float voice, bool voiced) {
+  const float wanted = voiced ? within((voice - 0.35f) / 0.3f, 0.f, 1.f) : 0.f;
+  return wanted < gate ? (gate - wanted > 0.5f ? gate - 0.5f : wanted) : wanted;
+}
+
+// more: frames of sound are still to come in this tick, so that states are kept where they were.
+__global__ void __launch_bounds__(kHearThreads) motion_hear(VvMotion m, int more) {
+  __shared__ VvMotionState before;
+  const int slot = blockIdx.x, tid = threadIdx.x;
+  const VvMotionCue& cue = m.cues[slot];
+  const int flags = cue.flags;
+  const bool moves = flags & kMoves, hears = flags & kHears;
+  VvMotionState& own = m.states[slot];
+  if (tid == 0) before = own;
+  __syncthreads();
+  const bool hush = flags & kHush;
+  float gate = hush ? 0.f : before.gate;
+  int rest = hush ? 0 : before.rest;
+  bool forgets = false;
+  if (hears) {
+    gate = moved_gate(gate, m.features[slot * m.n_features + m.voice], flags & kVoiced);
+    rest = gate == 0.f ? rest + 1 : 0;
+    forgets = rest == m.forget;
+  } else if (moves) {
+    gate = gate > 0.5f ? gate - 0.5f : 0.f;
+  }
+  for (int i = tid; i < m.n_features; i += kHearThreads) {
+    float& heard = m.heard[slot * m.n_features + i];
+    if (hears) heard = m.features[slot * m.n_features + i];
+    else if (moves || hush) heard = m.quiet[slot * m.n_features + i];
+  }
+  if (hush && tid < m.n_face) {
+    float& past = m.past_face[slot * m.n_face + tid];
+    own.released[tid] = before.released[tid] + past;
+    past = 0.f;
+  }
+  int pause = before.pause;
+  if (moves) {
+    pause = gate > 0.f ? 0 : pause + 1 < m.turn ? pause + 1 : m.turn;
+    const int state = pause < m.turn ? 0 : flags & kListening ? 1 : 2;
+    if (tid < m.n_labels) m.labels[slot * m.n_labels + tid] = tid == state || tid == kStates + cue.mood ? 1.f : 0.f;
+  }
+  if (tid) return;
+  own.gate = gate;
+  own.rest = rest;
+  own.pause = pause;
+  m.gates[slot] = gate;
+  if (forgets || hush) m.index[0][slot] = m.filled[0][slot] = 0;
+  const bool taken = flags & kTaken;
+  // While more is to come the state that was written goes back to where it is read, else that of the resting is carried along.
+  const int carry = more ? (hears ? kCarry : kLeave) : (taken && !hears ? kCarry : kLeave);
+  m.actions[0][slot] = static_cast<uint8_t>(forgets ? static_cast<int>(kClear) : carry);
+  m.actions[1][slot] = static_cast<uint8_t>(carry);
+  m.actions[2][slot] = static_cast<uint8_t>(forgets || hush ? kClear : kLeave);
+  m.actions[3][slot] = static_cast<uint8_t>(taken && !moves ? kCarry : kLeave);
+}
+
+__global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
+  __shared__ float life[kMostLife], mouth[kMostFace], gaze[2];
+  const int slot = blockIdx.x, tid = threadIdx.x;
+  const VvMotionCue& cue = m.cues[slot];
+  if (!(cue.flags & kMoves)) return;  // the same for the whole block
+  VvMotionState& own = m.states[slot];
+  if (tid < 2) own.gaze[tid] = gaze[tid] = own.gaze[tid] + 0.5f * (cue.gaze[tid] - own.gaze[tid]);
+  __syncthreads();
+  if (tid < m.n_life) {
+    const int kind = m.kinds[tid];
+    float x = m.life[slot * m.n_life + tid];
+    m.past_life[slot * m.n_life + tid] = x;
+    const float mood = own.mood[tid] + 0.08f * (m.moods[cue.mood * m.n_life + tid] - own.mood[tid]);
+    own.mood[tid] = mood;
+    if (kind & kCoefficient && mood > x) x = mood;
+    if (kind & kBrow) x *= cue.expressiveness;
+    if (kind & kHead) {
+      const int axis = tid - m.head;
+      x *= cue.head_motion;
+      // Eyes that look aside take the head along.
+      if (axis == 1) x += 0.3f * gaze[0];
+      if (axis == 0) x -= 0.25f * gaze[1];
+      x = m.head_limit[axis] * tanhf(x / m.head_limit[axis]);
+    }
+    if (kind & kTranslation) x = m.translation * tanhf(x * cue.head_motion / m.translation);
+    if (tid == m.gaze_place || tid == m.gaze_place + 1) x = cue.looks[tid - m.gaze_place] + gaze[tid - m.gaze_place];
+    if (tid == m.lids_place) x = cue.lids;
+    if (kind & kCoefficient) x = within(x, 0.f, 1.f);
+    life[tid] = x;
+  } else if (tid >= kMostLife && tid < kMostLife + m.n_face) {
+    const int i = tid - kMostLife;
+    const float mean = m.heard[slot * m.n_features + i];
+    const float shown = within(mean + m.share * (m.face[slot * m.n_face + i] - mean), 0.f, 1.f) * own.gate;
+    const float released = 0.2f * own.released[i];
+    m.past_face[slot * m.n_face + i] = shown;
+    own.released[i] = released;
+    mouth[i] = (shown + released) * (0.7f + 0.3f * cue.expressiveness);
+  }
+  __syncthreads();
+  const int c = tid;
+  if (c < m.n_channels) {
+    float x = 0.f;
+    for (int i = 0; i < m.n_life; ++i) x += life[i] * m.life_matrix[i * m.n_channels + c];
+    const float yaw = within(life[m.gaze_place] - life[m.head + 1], -m.eye_limit[0], m.eye_limit[0]);
+    const float pitch = within(life[m.gaze_place + 1] + life[m.head], -m.eye_limit[1], m.eye_limit[1]);
+    constexpr float kDegree = 3.14159265358979f / 180.f;
+    const float values[6] = {yaw, pitch, (pitch < 0.f ? -pitch : 0.f) / (30.f * kDegree), (pitch > 0.f ? pitch : 0.f) / (25.f * kDegree),
+                             (yaw > 0.f ? yaw : 0.f) / (35.f * kDegree), (yaw < 0.f ? -yaw : 0.f) / (35.f * kDegree)};
+    // Which value each of eye_places takes: the left eye turns outwards where the right one turns inwards.
+    constexpr int kTakes[12] = {0, 1, 0, 1, 2, 2, 3, 3, 4, 5, 5, 4};
+#pragma unroll
+    for (int k = 0; k < 12; ++k)
+      if (c == m.eye_places[k]) x = values[kTakes[k]];
+    x += m.arms[slot * m.n_channels + c] * cue.expressiveness;
+    if (c < m.n_coefficients) {
+      float added = 0.f;
+      for (int i = 0; i < m.n_face; ++i) added += mouth[i] * m.face_matrix[i * m.n_coefficients + c];
+      x = within((x + added) * m.sides[slot * m.n_coefficients + c], -0.1f, 1.f);
+    }
+    if (cue.flags & kGiven) x = m.given[slot * m.n_channels + c];
+    m.motion[slot * m.n_channels + c] = x + m.neutral[slot * m.n_channels + c];
+  }
+  if (tid < 2) {
+    const long long at = m.index[tid][slot] + 1, held = m.filled[tid][slot] + 1;
+    m.index[tid][slot] = at == m.window[tid] ? 0 : at;
+    m.filled[tid][slot] = held < m.window[tid] ? held : m.window[tid] - 1;
+  }
+  if (tid == 0) m.frames[slot] += 1;
+}
+
+bool fits(const VvMotion& m, int slots) {
+  return slots >= 1 && m.n_life <= kMostLife && m.n_face <= kMostFace && m.n_face <= kShowThreads - kMostLife &&
+         m.n_channels <= kShowThreads && m.n_coefficients <= m.n_channels && m.n_labels <= kHearThreads;
+}
+
+}  // namespace
+
+// After the speech network. `motion` is on the host. Returns a cudaError_t; 1 (invalid value) for sizes that it cannot hold.
+VV_CUDA_API int vvc_motion_hear(const VvMotion* motion, int slots, int more, cudaStream_t stream) {
+  if (!fits(*motion, slots)) return 1;
+  const VvMotion m = *motion;
+  VV_LAUNCH(motion_hear, dim3(slots), dim3(kHearThreads), stream, m, more);
+  return cudaGetLastError();
+}
+
+// After the face and life networks.
+VV_CUDA_API int vvc_motion_show(const VvMotion* motion, int slots, cudaStream_t stream) {
+  if (!fits(*motion, slots)) return 1;
+  const VvMotion m = *motion;
+  VV_LAUNCH(motion_show, dim3(slots), dim3(kShowThreads), stream, m);
+  return cudaGetLastError();
+}
