@@ -58,6 +58,9 @@ class ClipSession:
         """Nothing was queued."""
         return 0
 
+    reduced = True
+    """No video network."""
+
     @property
     def queued_seconds(self) -> float:
         """Nothing is queued."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from visavis.benchmarks.browser import BrowserMissing, Page, chromium
+from visavis.benchmarks.browser import BrowserMissing, chromium
 from visavis.benchmarks.browser_call import (
     FloatArray,
     Recording,
@@ -35,6 +35,7 @@ from visavis.benchmarks.browser_call import (
     speech_to_lips_ms,
     start_call,
 )
+from visavis.benchmarks.latency_barge_in import barge_in_figures, barge_ins
 
 WARM_UP_S = 6.0
 BURST_S, CYCLE_S = 0.56, 1.93
@@ -290,17 +291,18 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
             image = cv2.imdecode(np.frombuffer(await picture_of(url), np.uint8), cv2.IMREAD_COLOR)
             if image is None:
                 raise RuntimeError("the server's picture of the person cannot be read")
+            box = face_box(image[:, :, ::-1].copy())
             page = await stack.enter_async_context(chromium(speech))
             first = await start_call(page, url + "/", "mic")
             await asyncio.sleep(WARM_UP_S)
             before, load = await server_metrics(url), Load.now(pid, page.pid)
-            recording = await record(page, args.seconds, face_box(image[:, :, ::-1].copy()))
+            recording = await record(page, args.seconds, box)
             cores = Load.now(pid, page.pid).since(load, args.seconds)
             after = await server_metrics(url)
             stages = await page.evaluate("visavis.call.breakdown()")
             stopped = None
             if args.barge_ins:
-                stopped = await barge_ins(page, args.barge_ins, face_box(image[:, :, ::-1].copy()))
+                stopped = await barge_ins(page, args.barge_ins, box)
             await page.evaluate("document.getElementById('call').click()")
     result = {"benchmark": "latency", "first_picture_ms": round(first * 1000, 1)}
     aperture = lip_aperture(recording)
@@ -314,7 +316,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         if args.plot:
             draw_stages(shares, args.plot)
     if stopped is not None:
-        result |= barge_in_figures(*stopped)
+        result |= barge_in_figures(*stopped, lip_aperture)
     result |= cores
     passed = {name: after[name] - before[name] for name in after}
     frames = max(1.0, passed["visavis_frames_total"])
@@ -334,48 +336,6 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
                 voice=recording.voice,
             )
     return result
-
-
-_BARGE_IN = """
-(async (times) => {
-  const rec = window.recording, wait = (ms) => new Promise((done) => setTimeout(done, ms));
-  rec.cleared = [];
-  for (let k = 0; k < times; k++) {
-    document.getElementById("sample").click();
-    await wait(2600 + 137 * (k %% 5));
-    rec.cleared.push(performance.now());
-    await visavis.call.stopSpeaking();
-    await wait(900);
-  }
-})(%d)
-"""
-
-
-async def barge_ins(page: Page, times: int, box: tuple[float, float, float]) -> tuple[Recording, list[float]]:
-    """Let the sample speak and stop it in the middle, several times; (what was received, when it was stopped)."""
-    await page.evaluate("visavis.call.setMicrophone(false)")
-    recording = await record(page, 0.5, box, during=_BARGE_IN % times)
-    return recording, [at / 1000 for at in await page.evaluate("window.recording.cleared")]
-
-
-def barge_in_figures(recording: Recording, cleared: Sequence[float]) -> dict[str, Any]:
-    """How long the mouth stayed open after it was stopped, in those cases where it was open."""
-    aperture = lip_aperture(recording)
-    rest, wide = np.percentile(aperture, 10), np.percentile(aperture, 97)
-    shut = aperture < rest + 0.25 * (wide - rest)
-    delays = []
-    for at in cleared:
-        after = np.flatnonzero(recording.shown >= at)
-        if len(after) < 10 or shut[after[0]]:
-            continue
-        closed = next((k for k in after[:-2] if shut[k : k + 3].all()), None)
-        if closed is not None:
-            delays.append((recording.shown[closed] - at) * 1000)
-    return {
-        "barge_ins": len(delays),
-        "barge_in_to_closed_ms": round(float(np.median(delays)), 1) if delays else None,
-        "barge_in_to_closed_max_ms": round(float(np.max(delays)), 1) if delays else None,
-    }
 
 
 async def server_metrics(url: str) -> dict[str, float]:

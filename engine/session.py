@@ -172,6 +172,7 @@ class Session:
         stage 1. `generator_steps`: sampler steps a frame of stage 2; None as many as this machine does in real
         time, 0 the warp alone."""
         self._generator: Generator | None = None
+        self._resting = False  # the generator
         if renderer is None:
             if avatar is None:
                 raise ValueError("a session needs an avatar or a renderer")
@@ -211,6 +212,17 @@ class Session:
         if not hasattr(self._source, "controls"):
             raise MotionError("this session's motion source has no controls")
         self._source.controls = controls
+
+    @property
+    def reduced(self) -> bool:
+        """The warp alone, without the video network, from the next frame on: for a machine that does not keep up."""
+        return self._generator is None or self._resting
+
+    @reduced.setter
+    def reduced(self, reduced: bool) -> None:
+        if self._generator is not None and self._resting and not reduced:
+            self._generator.reset()  # its last frames are long gone
+        self._resting = reduced
 
     @property
     def queued_seconds(self) -> float:
@@ -291,7 +303,7 @@ class Session:
         """The second half of `step`: draws what stage 1 made (N_CHANNELS,) of the plan."""
         motion = motion + self.neutral
         image = self._renderer.render(motion)
-        if self._generator is not None:
+        if self._generator is not None and not self._resting:
             image = self._generator.render(image, motion)
         return self.frame(plan, motion, image)
 

@@ -37,6 +37,10 @@ class SessionLike(Protocol):
     def clear(self) -> int: ...
     def step(self) -> FrameLike: ...
     @property
+    def reduced(self) -> bool: ...
+    @reduced.setter
+    def reduced(self, reduced: bool) -> None: ...
+    @property
     def queued_seconds(self) -> float: ...
     def close(self) -> None: ...
 
@@ -140,6 +144,15 @@ class TimedSession:
     def queued_seconds(self) -> float:
         """Pushed speech that was not shown yet."""
         return self._session.queued_seconds
+
+    @property
+    def reduced(self) -> bool:
+        """Without the video network."""
+        return self._session.reduced
+
+    @reduced.setter
+    def reduced(self, reduced: bool) -> None:
+        self._session.reduced = reduced
 
 
 class _Timed:

@@ -27,6 +27,7 @@ from visavis.engine.errors import VisavisError
 from visavis.engine.timing import FPS
 from visavis.kernels import rgb_to_i420
 from visavis.server.engines import Engine, SessionLike
+from visavis.server.governor import Governor
 from visavis.server.link import Header, Link, LinkClosed
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,12 @@ class Slot:
 
     id: str
     session: SessionLike
+    governor: Governor | None = None
+    """None where there is no video network to take out."""
     generation: int = 0
     """How many times the speech was cleared; what was asked for before is stale."""
+    missed: int = 0
+    """Ticks left out since the last frame."""
     watched: bool = False
     stepping: bool = False
     closed: bool = False
@@ -177,7 +182,8 @@ class WorkerHost:
                 used, began = time.process_time(), time.perf_counter()
             rgb_to_i420(session.step().image)
         frames = WARM_FRAMES - 1
-        slot = self._slots[header["session"]] = Slot(header["session"], session)
+        governor = None if session.reduced else Governor()
+        slot = self._slots[header["session"]] = Slot(header["session"], session, governor)
         return {
             "session": slot.id,
             "cpu_s": (time.process_time() - used) / frames if alone else None,
@@ -285,12 +291,26 @@ class WorkerHost:
                     "step_s": stepped - began,
                     "convert_s": time.perf_counter() - stepped,
                     "stages": getattr(slot.session, "stages", {}),
+                    "reduced": slot.session.reduced,
                 },
                 i420,
                 frame.audio,
             )
+            self._govern(slot, time.monotonic() - due)
         finally:
             slot.stepping = False
+
+    def _govern(self, slot: Slot, took_s: float) -> None:
+        """Take the video network out where frames come late, and in again."""
+        if slot.governor is None:
+            return
+        missed, slot.missed = slot.missed, 0
+        reduced = slot.session.reduced
+        for late_s in (*[float("inf")] * missed, took_s):
+            reduced = slot.governor.frame(late_s, time.monotonic())
+        if reduced != slot.session.reduced:
+            slot.session.reduced = reduced
+            log.info("quality session=%s reduced=%s", slot.id, reduced)
 
     # The clock
 
@@ -313,6 +333,7 @@ class WorkerHost:
             for slot in slots[turn:] + slots[:turn]:  # each is first in turn
                 if slot.stepping:
                     self._missed += 1
+                    slot.missed += 1
                     continue
                 slot.stepping = True
                 self._post(slot, lambda slot=slot, tick=tick, due=due: self._step(slot, tick, due))  # type: ignore[misc]

@@ -103,6 +103,7 @@ _STATE = _object(
         "queued_s": {"type": "number"},
         "media_s": {"type": "number"},
         "lookahead": {"type": "integer"},
+        "reduced": {"type": "boolean"},
         "timings_ms": {"type": "object", "additionalProperties": {"type": "number"}},
     }
 )

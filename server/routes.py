@@ -222,6 +222,7 @@ async def show_session(request: web.Request) -> web.Response:
             "queued_s": round(session.queued_seconds, 3),
             "media_s": round(session.publisher.frames / 25, 2),
             "lookahead": session.lookahead,
+            "reduced": session.reduced,
             "timings_ms": {name: round(value, 2) for name, value in session.timings.items()},
         }
     )

@@ -98,6 +98,8 @@ class LiveSession:
         self.recording: Recording | None = None
         self.barge_in = barge_in
         self.lookahead = 0
+        self.reduced = False
+        """The last frame was the moved photo alone."""
         self._hearing = Hearing()
         self._clearing: set[asyncio.Task[int]] = set()
         self._metrics = metrics
@@ -240,6 +242,8 @@ class LiveSession:
             metrics.stage_seconds.observe(seconds, name)
         metrics.tick_late_seconds.observe(max(0.0, header["began"] - due))
         metrics.frames.inc()
+        self.reduced = header["reduced"]
+        metrics.reduced_frames.inc(self.reduced)
         if now - due > FRAME_S:
             metrics.late_frames.inc()
         self._average(

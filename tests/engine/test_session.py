@@ -278,6 +278,30 @@ def test_a_cut_leaves_no_click() -> None:
     assert pace.shorten(loud, 24_000) is loud, "speech is not shortened"
 
 
+def test_the_video_network_can_rest_and_begins_anew() -> None:
+    class Network:
+        painted = resets = 0
+
+        def render(self, image: np.ndarray, motion: np.ndarray) -> np.ndarray:
+            self.painted += 1
+            return image
+
+        def reset(self) -> None:
+            self.resets += 1
+
+    session, network = make(0), Network()
+    assert session.reduced, "there is none"
+    session._generator = network  # type: ignore[assignment]
+    assert not session.reduced
+    session.step()
+    session.reduced = True
+    session.step()
+    assert (network.painted, network.resets) == (1, 0)
+    session.reduced = False
+    session.step()
+    assert (network.painted, network.resets) == (2, 1)
+
+
 def test_memory_does_not_grow() -> None:
     import tracemalloc
 

@@ -55,6 +55,9 @@ class DoubleSession:
     pushed_seconds: float = 0.0
     inside: bool = False
     crash_at: int | None = None
+    reduced: bool = True
+    """No video network; where there is one, a frame of it takes `network_s` longer."""
+    network_s: float = 0.0
 
     def push_audio(self, pcm, rate, *, live=False):
         pcm = np.asarray(pcm)
@@ -90,8 +93,7 @@ class DoubleSession:
             os._exit(3)
         self.overlaps += self.inside
         self.inside = True
-        if self.step_s:
-            time.sleep(self.step_s)
+        time.sleep(self.step_s + (0.0 if self.reduced else self.network_s))
         self.inside = False
         block, self.queue = self.queue[:SAMPLES_PER_FRAME], self.queue[SAMPLES_PER_FRAME:]
         speech_index = None
@@ -139,6 +141,8 @@ class DoubleEngine:
 
     enroll_s: float = 0.0
     step_s: float = 0.0
+    network_s: float | None = None
+    """None: there is no video network."""
     demo: Path | None = Path(__file__)
     sessions: list[DoubleSession] = field(default_factory=list)
     generators: list[bool] = field(default_factory=list)
@@ -169,6 +173,8 @@ class DoubleEngine:
     def session(self, avatar, *, seed, lookahead, max_queue_s, generator=True):
         self.generators.append(generator)
         session = DoubleSession(max_queue_s, 0.5 if seed == SLOW_SEED else self.step_s)
+        if self.network_s is not None:
+            session.reduced, session.network_s = not generator, self.network_s
         if seed == CRASH_SEED:
             session.crash_at = 20
         self.sessions.append(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pickle
 import threading
 
@@ -10,6 +11,7 @@ import numpy as np
 from double import DoubleAvatar, DoubleEngine
 from serving import run, serving, settled
 from visavis.server.avatars import Entry
+from visavis.server.governor import Governor
 from visavis.server.metrics import Metrics
 from visavis.server.publisher import FRAME_S
 from visavis.server.sessions import LiveSession, Playback
@@ -101,6 +103,57 @@ def test_a_stall_is_skipped_over_not_caught_up():
         await end(session)
 
     run(go())
+
+
+def test_a_video_network_that_makes_frames_late_is_taken_out():
+    async def go():
+        session, engine = await live(DoubleEngine(network_s=0.06))
+        subscription = session.publisher.subscribe()
+        Watcher(session)
+        assert not engine.reduced
+        await take(subscription, 25)
+        assert engine.reduced and session.reduced
+        before = (await take(subscription, 1))[0]
+        after = (await take(subscription, 20))[-1]
+        assert after.stamp - before.stamp <= 22, "frames come in time again"
+        await end(session)
+
+    run(go())
+
+
+def frames(governor, seconds, took_s, now):
+    """Let a call go on; returns when."""
+    for k in range(round(25 * seconds)):
+        governor.frame(took_s(k), now + k / 25)
+    return now + seconds
+
+
+def test_single_late_frames_change_nothing_but_a_run_of_them_does():
+    governor = Governor()
+    now = frames(governor, 60, lambda k: 0.2 if k % 25 == 0 else 0.02, 0.0)
+    assert not governor.reduced
+    frames(governor, 0.4, lambda k: 0.035, now)
+    assert governor.reduced
+
+
+def test_full_quality_is_tried_again_after_longer_and_longer_rests():
+    governor, now, changes = Governor(), 0.0, []
+    for _ in range(25 * 600):
+        before = governor.reduced
+        governor.frame(0.02 if before else 0.1, now)
+        if governor.reduced != before:
+            changes.append((now, governor.reduced))
+        now += 1 / 25
+    rests = [b[0] - a[0] for a, b in itertools.pairwise(changes) if a[1]]
+    assert np.allclose(rests[:4], [10, 20, 40, 80], atol=0.2)
+    frames(governor, 200, lambda k: 0.02, now)
+    assert not governor.reduced, "the machine is free: full quality"
+
+
+def test_where_the_network_is_not_the_cause_it_stays_out():
+    governor = Governor()
+    frames(governor, 100, lambda k: 0.1, 0.0)
+    assert governor.reduced
 
 
 def test_nobody_there_costs_nothing_and_the_clock_goes_on_afterwards():
