@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from visavis.benchmarks.browser import Page
 from visavis.benchmarks.browser_call import FloatArray, Recording, record
+from visavis.engine.audio.pcm import FloatArray as Sound
 
 VOWEL_S, VOWEL_RATE = 2.5, 24_000
 
@@ -34,7 +35,7 @@ _STOP_IN_THE_MIDDLE = """
 """
 
 
-def held_vowel() -> FloatArray:
+def held_vowel() -> Sound:
     """(n,) float32 at VOWEL_RATE: the pitch periods of the shipped sample's most open vowel, over and over, so that the mouth stands
     open all the time; the one of which the engine's own network, run offline, keeps it open best."""
     import importlib.resources
@@ -54,7 +55,7 @@ def held_vowel() -> FloatArray:
     return Resampler(16_000, VOWEL_RATE).push(best[1])
 
 
-def _repeat(piece: FloatArray) -> FloatArray:
+def _repeat(piece: Sound) -> Sound:
     """The middle of a piece of 16 kHz sound as a seamless loop of whole pitch periods, with a slow tremolo: VOWEL_S long."""
     lags = np.arange(40, 200)  # 80 to 400 Hz
     period = int(lags[np.argmax([np.corrcoef(piece[:-lag], piece[lag:])[0, 1] for lag in lags])])
@@ -64,10 +65,10 @@ def _repeat(piece: FloatArray) -> FloatArray:
     loop = piece[start : start + n] * ramp + piece[start + n : start + 2 * n] * (1 - ramp)
     vowel = np.resize(loop, int(VOWEL_S * 16_000))
     vowel *= (1 + 0.15 * np.sin(2 * np.pi * 4 * np.arange(len(vowel)) / 16_000)) * 0.35 / np.abs(loop).max()
-    return vowel.astype(np.float32)
+    return np.asarray(vowel, np.float32)
 
 
-def _jaw(sound: FloatArray) -> FloatArray:
+def _jaw(sound: Sound) -> FloatArray:
     """(T,) how far the jaw is open in each frame of a recording at 16 kHz."""
     from visavis.engine.motion.channels import INDEX
     from visavis.engine.session import render_offline
