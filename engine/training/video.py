@@ -202,7 +202,9 @@ def student_step(
 def rollout_step(
     net: VideoNet, batch: Batch, features: Features | None, options: Options
 ) -> tuple[Tensor, Tensor]:
-    """Frame after frame on the student's own history: pictures and keys of earlier frames are its own."""
+    """Frame after frame on the student's own history: pictures and keys of earlier frames are its own. Clips of one step and of all
+    `student_steps` take turns, so that slower machines may take one."""
+    steps = int(torch.randint(1, options.student_steps + 1, ()))
     frames = batch.frames
     clips = len(batch.target) // frames
     photo = net.photo(
@@ -220,7 +222,7 @@ def rollout_step(
         own, keys = net.frame(
             batch.warp[at], previous, batch.masks[at], batch.position[at], batch.origin[at], photo, ring
         )
-        estimate, mask = euler(net, own, batch.warp[at], noise, schedule(options.student_steps))
+        estimate, mask = euler(net, own, batch.warp[at], noise, schedule(steps))
         made.append(estimate)
         masks.append(mask)
         previous = estimate.detach()

@@ -27,6 +27,10 @@ TOOTH_TO_SKIN = np.array([0.98, 1.22, 1.32])
 """Colour of lit front teeth over that of the cheeks: about the median of smiling portraits."""
 
 
+SINKING = 4.0
+"""How much faster than the jaw the dark of a parted mouth goes down."""
+
+
 def _is_tooth(colour: Float64, skin: Float64) -> bool:
     """Is the colour of what parted lips show that of teeth: bright, and less red than the skin? The dark between the lips is not kept: it
     would stand where teeth appear as soon as the mouth opens further."""
@@ -139,8 +143,10 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
                 turn, name, points, uv, triangles, _teeth_texture(upper, enamel, brightness * tint), jaw, part
             )
         )
-    if open_by > 0.0008 and (own is not None or open_by <= 0.003):
-        layers.append(_photo_teeth(photo, surface, seam, fit, front, turn))
+    if open_by > 0.0008:
+        # teeth stay with the skull; the dark between parted lips sinks behind the lower one as soon as the jaw moves
+        sinking = np.zeros((4, 3)) if own is not None else SINKING * jaw_mean
+        layers.append(_photo_teeth(photo, surface, seam, fit, front, turn, sinking))
     return layers
 
 
@@ -263,8 +269,10 @@ def _opening(
     return piece, fill_polygon(polygon - [x0, y0], (y1 - y0, x1 - x0)), polygon, x0, y0
 
 
-def _photo_teeth(photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: float, turn: Float64) -> Layer:
-    """What the photo shows between parted lips, as a sheet that stays with the skull."""
+def _photo_teeth(
+    photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: float, turn: Float64, jaw: Float64
+) -> Layer:
+    """What the photo shows between parted lips, as a sheet that moves by `jaw` (4, 3)."""
     crop, inside, polygon, x0, y0 = _opening(photo, surface, seam)
     low, high = polygon.min(0), polygon.max(0)
     size = inside.shape
@@ -294,5 +302,4 @@ def _photo_teeth(photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: fl
                     -np.ones(gx.size)], 1)  # fmt: skip
     points = ray * (plane / (ray @ axis))[:, None]
     uv = np.stack([gx.ravel() - x0, gy.ravel() - y0], 1)
-    still = np.zeros((4, 3))
-    return _sheet(turn, "photoTeeth", points @ turn, uv, grid_triangles(ny, nx), texture, still, "upperTeeth")
+    return _sheet(turn, "photoTeeth", points @ turn, uv, grid_triangles(ny, nx), texture, jaw, "upperTeeth")
