@@ -108,6 +108,8 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     # Cavity: a sheet behind everything, nearly black with warm edges.
     half = 0.8 * max(width, float(np.ptp(now[:, 0])))
     gx, gy = np.meshgrid(np.linspace(-half, half, 5), np.linspace(0.012, -0.055, 7))
+    # wide where the corners of the mouth go, narrow below, where it would look out beside chin and neck
+    gx *= np.interp(-gy, [0.012, 0.030], [1.0, 0.6])
     points = np.stack([centre[0] + gx.ravel(), lip_y + gy.ravel(), np.full(gx.size, front - 0.030)], 1)
     shade = np.linspace(0.9, 0.5, 32)[:, None, None] * np.array([0.25, 0.095, 0.08]) * 255 * brightness * tint
     cavity = np.dstack([np.broadcast_to(shade, (32, 32, 3)), np.full((32, 32), 255)]).astype(np.uint8)
@@ -210,7 +212,7 @@ def _teeth_texture(upper: bool, enamel: Float64, light: Float64) -> Bytes:
     curve = 1 - 0.16 * within**2
     depth = np.clip(1.02 - (s / total) ** 1.1 * 0.95, 0.08, 1)  # the back lies in the cheeks' shade
     # the lower row stands in the lower lip's shade
-    vertical = (0.62 if upper else 0.66) + (0.33 if upper else 0.24) * np.clip((along - 0.25) / 0.6, 0, 1)
+    vertical = (0.62 if upper else 0.72) + (0.33 if upper else 0.24) * np.clip((along - 0.25) / 0.6, 0, 1)
     flesh = np.array([0.55, 0.27, 0.26]) * light
     white = enamel * (gap * curve * depth)[None, :, None] * vertical[:, None, None]
     pink = flesh * depth[None, :, None] * np.ones((64, 1, 1))

@@ -64,3 +64,13 @@ def test_the_cavity_reaches_beyond_the_corners_of_a_wide_mouth(avatar):
         # by the pinhole, the sheet behind must cover what the opening spans
         seen = cavity.vertices[:, 0] / -cavity.vertices[:, 2]
         assert seen.min() < (x / depth).min() and seen.max() > (x / depth).max()
+
+
+def test_the_cavity_does_not_look_out_beside_the_chin(avatar):
+    cavity = next(layer for layer in avatar.layers if layer.name == "cavity").vertices
+    face = avatar.surface.vertices[: len(avatar.surface.face_of)]
+    chin = face[:, 1].min()
+    low = cavity[cavity[:, 1] < cavity[:, 1].min() + 1e-3]
+    jaw = face[(face[:, 1] > chin + 0.005) & (face[:, 1] < chin + 0.02)]
+    for seen, edge in ((low[:, 0].max(), jaw[:, 0].max()), (-low[:, 0].min(), -jaw[:, 0].min())):
+        assert seen < edge
