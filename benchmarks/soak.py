@@ -1,6 +1,7 @@
 """A long call: does sound stay with picture, and does the server stay as large as it was?
 
     visavis bench soak --minutes 60
+    visavis bench soak --minutes 60 --virtual
 
 A server in processes of its own, one caller whose speech comes in bursts, with long silences, gaps and bursts faster than real time. Every ten seconds
 memory, handles and threads of the server's processes are read; skew is how much later picture than sound arrives, against its median at the
@@ -138,10 +139,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--avatar", type=Path, metavar="A.avatar|PHOTO", help="whom to show (default: the demo person)"
     )
+    parser.add_argument(
+        "--virtual",
+        action="store_true",
+        help="session, publisher, tracks and encoders on a clock that jumps: an hour in a few minutes",
+    )
     args = parser.parse_args(argv)
     if not 0.5 <= args.minutes <= 24 * 60:
         parser.error(f"--minutes {args.minutes:g} must be from 0.5 to {24 * 60}")
-    result = asyncio.run(_measure(args))
+    if args.virtual:
+        from visavis.benchmarks.soak_virtual import measure
+
+        result = measure(args.minutes)
+    else:
+        result = asyncio.run(_measure(args))
     for key, value in result.items():
         print(f"{key:>22}  {value}")
     print(json.dumps(result))

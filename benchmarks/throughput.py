@@ -128,14 +128,14 @@ async def _process(*command: str) -> AsyncIterator[int]:
 
 
 async def _stream_figures(
-    pid: int, negotiate: Negotiate, streams: int, seconds: float, send: bool
+    pid: int, negotiate: Negotiate, streams: int, seconds: float, **offered: bool
 ) -> dict[str, Any]:
     """Processor time a stream, latency and drift of a server that is up."""
     viewers = [Viewer() for _ in range(streams)]
     reader = Viewer()
     try:
         for viewer in viewers:
-            await viewer.connect(negotiate, send=send)
+            await viewer.connect(negotiate, **offered)
         await asyncio.sleep(SETTLE_S)
         since, used = time.monotonic(), cpu_seconds(pid)
         await asyncio.sleep(seconds)
@@ -144,7 +144,7 @@ async def _stream_figures(
         # latency apart, by a viewer that decodes: decoding costs more than sending
         for viewer in viewers:
             await viewer.close()
-        await reader.connect(negotiate, send=send, decode=True)
+        await reader.connect(negotiate, **offered, decode=True)
         await asyncio.sleep(SETTLE_S)
         reader.latencies.clear()
         await asyncio.sleep(seconds / 2)
@@ -187,7 +187,7 @@ async def transport(python: str, streams: int, seconds: float) -> dict[str, Any]
                 return str((await response.json())["sdp"])
 
         async with _process(sys.executable, "-m", "visavis.benchmarks.clip_engine", str(port)) as pid:
-            results["visavis"] = await _stream_figures(pid, ours, streams, seconds, False)
+            results["visavis"] = await _stream_figures(pid, ours, streams, seconds)
         script = str(Path(__file__).with_name("throughput_peers.py"))
         for name in PEERS:
             port = _free_port()
@@ -201,7 +201,9 @@ async def transport(python: str, streams: int, seconds: float) -> dict[str, Any]
                 # the bare track on the very aiortc that this server uses
                 interpreter = sys.executable if name == "bare" else python
                 async with _process(interpreter, script, name, str(port), str(photo)) as pid:
-                    results[name] = await _stream_figures(pid, theirs, streams, seconds, name != "bare")
+                    results[name] = await _stream_figures(
+                        pid, theirs, streams, seconds, send=name != "bare", camera=name == "fastrtc"
+                    )
             except Exception as error:  # a peer that is not there or does not work is told, not hidden
                 results[name] = {"error": f"{type(error).__name__}: {error}"[:200]}
     return results

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiortc.rtcrtpreceiver
+import av
 import numpy as np
 import numpy.typing as npt
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.codecs import get_decoder
 from aiortc.codecs.base import Decoder
-from aiortc.mediastreams import AudioStreamTrack, MediaStreamError
+from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, VideoStreamTrack
 
 BITS, CELL = 24, 16
 """The clock in milliseconds, modulo 2^24, as black and white cells of 16 pixels along the top of the picture."""
@@ -66,6 +67,19 @@ def count_only(on: bool) -> None:
     aiortc.rtcrtpreceiver.get_decoder = counting if on else get_decoder
 
 
+class TinyCamera(VideoStreamTrack):
+    """A small black picture twice a second, for servers that show nothing to who shows nothing."""
+
+    async def recv(self) -> av.VideoFrame:
+        pts, time_base = await self.next_timestamp()
+        await asyncio.sleep(0.5)
+        frame = av.VideoFrame(64, 64, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.pts, frame.time_base = pts, time_base
+        return frame
+
+
 @dataclass
 class Arrivals:
     """Frames of one viewer: (time, stamp in seconds since the first)."""
@@ -109,13 +123,20 @@ class Viewer:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _keys: list[int] = field(default_factory=list)
 
-    async def connect(self, negotiate: Negotiate, *, send: bool = False, decode: bool = False) -> None:
-        """Offer, and take the answer. `send` offers silence as a microphone, which some servers wait for."""
+    async def connect(
+        self, negotiate: Negotiate, *, send: bool = False, camera: bool = False, decode: bool = False
+    ) -> None:
+        """Offer, and take the answer. `send` offers silence as a microphone and `camera` a picture and a data channel, which some servers
+        wait for."""
         if send:
             self.pc.addTrack(AudioStreamTrack())
         else:
             self.pc.addTransceiver("audio", direction="recvonly")
-        self.pc.addTransceiver("video", direction="recvonly")
+        if camera:
+            self.pc.addTrack(TinyCamera())
+            self.pc.createDataChannel("text")
+        else:
+            self.pc.addTransceiver("video", direction="recvonly")
         await self.pc.setLocalDescription(await self.pc.createOffer())
         count_only(not decode)
         before = set(CURRENT)

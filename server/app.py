@@ -15,10 +15,10 @@ from visavis.server.engines import Engine, VisavisEngine
 from visavis.server.errors import errors_middleware
 from visavis.server.limits import RateLimit
 from visavis.server.metrics import Metrics
+from visavis.server.registry import SessionRegistry
 from visavis.server.routes import AVATARS, CONFIG, ENGINE, GUARD, LIMITS, METRICS, SESSIONS, WORKERS, routes
 from visavis.server.routes_people import people_routes
 from visavis.server.security import Guard, security_middleware
-from visavis.server.sessions import SessionRegistry
 from visavis.server.workers import WorkerPool
 
 

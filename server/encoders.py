@@ -3,12 +3,14 @@
 aiortc creates the encoder of a sender by `aiortc.rtcrtpsender.get_encoder(codec)`; `install()` puts ours there. Against
 aiortc's settings: no denoiser in VP8 (it smears skin and costs time), a start bitrate that fits 512x512 video of a
 face, x264 "superfast" with a small rate buffer, mono Opus in frames that carry their own stamps, and a bitrate that follows the
-receiver's estimate (REMB) with hysteresis, since VP8 must be opened anew (a keyframe) for each change.
+receiver's estimate (REMB): x264 takes a new one while it runs; FFmpeg's libvpx does not look at it again (tried), so VP8 is opened
+anew, with a keyframe, and the target moves on a ladder of coarse steps with hysteresis, so that this is rare.
 """
 
 from __future__ import annotations
 
 import fractions
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ from visavis.engine.timing import FPS, PLAYBACK_RATE
 BITS_PER_PIXEL = 0.30
 """Start rate: 2 Mbit/s at 512x512 and 25 frames a second."""
 MIN_BITRATE, MAX_BITRATE = 200_000, 6_000_000
+RATE_STEP = 1.25
+UP_AFTER_S, LONGEST_UP_AFTER_S, PROVEN_S = 5.0, 120.0, 60.0
 KEYFRAME_INTERVAL = 3000
 """Frames; keyframes come when a receiver asks (PLI), not by the clock."""
 OPUS_BITRATE = 48_000
@@ -62,6 +66,13 @@ def start_bitrate(width: int, height: int) -> int:
     return max(MIN_BITRATE, min(MAX_BITRATE, int(width * height * FPS * BITS_PER_PIXEL)))
 
 
+def step_below(bitrate: int) -> int:
+    """The largest step of a ladder (a quarter apart) that is not above a rate: estimates that wander do not change the target."""
+    if bitrate < MIN_BITRATE:
+        return bitrate
+    return int(MIN_BITRATE * RATE_STEP ** int(math.log(bitrate / MIN_BITRATE * (1 + 1e-9), RATE_STEP)))
+
+
 @dataclass
 class RateControl:
     """The target bitrate under the receiver's estimates.
@@ -76,7 +87,9 @@ class RateControl:
     sent: float = 0.0
     """Bits per second really sent, a moving average over about a second."""
     changed_at: float = float("-inf")
-    up_after_s: float = 5.0
+    up_after_s: float = UP_AFTER_S
+    """How long a rise waits; longer and longer where rises did not last."""
+    rose_at: float = float("-inf")
 
     def count(self, size: int) -> None:
         """One frame of `size` bytes was sent."""
@@ -84,11 +97,14 @@ class RateControl:
 
     def estimate(self, bitrate: int, now: float) -> bool:
         """Takes a receiver's estimate in bits per second; true where the target changed."""
-        bitrate = max(MIN_BITRATE, min(bitrate, self.ceiling))
+        bitrate = max(MIN_BITRATE, min(step_below(bitrate), self.ceiling))
         if bitrate < 0.85 * self.target and bitrate < 1.05 * self.sent:
+            too_early = now - self.rose_at < PROVEN_S
+            self.up_after_s = min(2 * self.up_after_s, LONGEST_UP_AFTER_S) if too_early else UP_AFTER_S
             self.target = bitrate
         elif bitrate > 1.3 * self.target and now - self.changed_at > self.up_after_s:
-            self.target = min(bitrate, int(1.5 * self.target))
+            self.target = min(bitrate, step_below(int(1.5 * self.target)))
+            self.rose_at = now
         else:
             return False
         self.changed_at = now

@@ -18,8 +18,9 @@ from visavis.server.limits import RateLimit
 from visavis.server.metrics import CONTENT_TYPE, Metrics
 from visavis.server.openapi import document
 from visavis.server.recording import Recording
+from visavis.server.registry import SessionRegistry
 from visavis.server.security import Guard
-from visavis.server.sessions import LiveSession, SessionRegistry
+from visavis.server.sessions import LiveSession
 from visavis.server.webrtc import Viewer, resolve_mdns
 from visavis.server.workers import WorkerPool
 

@@ -205,11 +205,19 @@ def start_thread(engine: Engine, name: str) -> WorkerHandle:
     return WorkerHandle(name, link)
 
 
-def start_process(factory: str, name: str, nice: int) -> WorkerHandle:
-    """A worker in a process of its own: not yet started. `factory` is "module:Engine"."""
+def start_process(factory: str, name: str, nice: int, *, live: bool = True) -> WorkerHandle:
+    """A worker in a process of its own: not yet started. `factory` is "module:Engine"; `live`: it is to carry calls."""
     link, theirs = pair()
     process = subprocess.Popen(
-        [sys.executable, "-m", "visavis.server.worker_process", str(theirs.fileno()), factory, str(nice)],
+        [
+            sys.executable,
+            "-m",
+            "visavis.server.worker_process",
+            str(theirs.fileno()),
+            factory,
+            str(nice),
+            str(int(live)),
+        ],
         pass_fds=(theirs.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -77,7 +77,8 @@ class WorkerPool:
 
     async def _launch(self, name: str, nice: int = WORKER_NICE) -> WorkerHandle:
         if self._config.workers:
-            worker = start_process(self._config.engine_factory, name, nice)
+            # an enroller that also tried what the video network costs would disturb the workers in doing so
+            worker = start_process(self._config.engine_factory, name, nice, live=nice != ENROLL_NICE)
         else:
             worker = start_thread(self._engine, name)
         worker.on_lost = self._on_lost

@@ -23,6 +23,7 @@ from visavis.server.encoders import (
     RateControl,
     get_encoder,
     start_bitrate,
+    step_below,
 )
 from visavis.server.rtp import (
     SpeechJitterBuffer,
@@ -104,16 +105,26 @@ def test_rate_control_ignores_estimates_of_a_still_picture_and_obeys_real_limits
     assert not rate.estimate(450_000, 10.0), "the receiver only saw a still picture"
     assert rate.target == 2_000_000
     rate.sent = 2_000_000
-    assert rate.estimate(800_000, 11.0) and rate.target == 800_000
+    assert rate.estimate(800_000, 11.0) and rate.target == step_below(800_000)
+    assert 640_000 < rate.target <= 800_000
     assert not rate.estimate(3_000_000, 12.0), "rises wait"
-    assert rate.estimate(3_000_000, 20.0) and rate.target == 1_200_000
+    assert rate.estimate(3_000_000, 20.0) and rate.target == step_below(int(1.5 * step_below(800_000)))
     assert not rate.estimate(1_250_000, 30.0), "not worth a keyframe"
     for k in range(20):
         rate.estimate(10**9, 40.0 + 10 * k)
-    assert rate.target == 4_000_000
+    assert 3_200_000 < rate.target <= 4_000_000
     rate.sent = 4_000_000
     rate.estimate(1, 1000.0)
     assert rate.target == 200_000
+
+
+def test_a_limit_that_wanders_opens_the_encoder_anew_now_and_then_only():
+    rng, rate, changes = np.random.default_rng(0), RateControl(2_000_000, ceiling=4_000_000), 0
+    for k in range(600):  # ten minutes under a link of one megabit, whose estimate wanders by a fifth
+        rate.sent = min(rate.target, 1_000_000)
+        changes += rate.estimate(int(1_000_000 * rng.uniform(0.8, 1.2)), float(k))
+    assert changes <= 15
+    assert 600_000 < rate.target <= 1_200_000
 
 
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=60), st.integers(0, 65535))
