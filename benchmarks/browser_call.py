@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from visavis.benchmarks.browser import Page
+from visavis.benchmarks.browser_relay import relay_next_call
+from visavis.benchmarks.relay import LossyRelay
 
 FloatArray = npt.NDArray[np.float64]
 BLOCK_S = 0.010
@@ -156,6 +158,17 @@ class Recording:
             "sound held": 1000 * held / emitted if emitted else float("nan"),
         }
 
+    def frozen_share(self) -> float:
+        """Share of the time for which the browser counts the picture as frozen."""
+        rows = [
+            (r["at"], r["video"]["frozen"])
+            for r in self.stats
+            if r.get("video", {}).get("frozen") is not None
+        ]
+        if len(rows) < 2:
+            return float("nan")
+        return float(1000 * (rows[-1][1] - rows[0][1]) / (rows[-1][0] - rows[0][0]))
+
     def on_time_share(self, fps: float = 25.0) -> float:
         """Share of all frames of the time covered that were shown within one frame time of their place on the beat; frames that never
         came count as late."""
@@ -165,18 +178,21 @@ class Recording:
         return good / max(expected, len(delay))
 
 
-async def start_call(page: Page, url: str, source: str) -> float:
-    """Open the page and start a call by clicking the button `source` ("mic", "sample" or "call"); returns the seconds from the click to
-    the first picture."""
+async def start_call(page: Page, url: str, source: str, relay: LossyRelay | None = None) -> float:
+    """Open the page and start a call by clicking the button `source` ("mic", "sample" or "call"), over `relay` where there is one; returns
+    the seconds from the click to the first picture."""
     await page.send("Page.setBypassCSP", enabled=True)  # the recorder brings a worklet of its own
     await page.size(1280, 900)
     await page.go(url)
     await page.wait_for("!document.getElementById('call').disabled", 180)
+    leading = await relay_next_call(page, relay) if relay is not None else None
     took = await page.evaluate(
         "new Promise((done) => { const began = performance.now();"
         "visavis.video.requestVideoFrameCallback((now) => done(now - began));"
         f"document.getElementById('{source}').click(); setTimeout(() => done(-1), 20000); }})"
     )
+    if leading is not None:
+        await leading
     if took < 0:
         problem = await page.evaluate("document.getElementById('alert-text').textContent")
         raise RuntimeError(f"no picture within 20 s: {problem or page.console[-3:]}")

@@ -36,6 +36,7 @@ from visavis.benchmarks.browser_call import (
     start_call,
 )
 from visavis.benchmarks.latency_barge_in import barge_in_figures, barge_ins
+from visavis.benchmarks.relay import LossyRelay
 
 WARM_UP_S = 6.0
 BURST_S, CYCLE_S = 0.56, 1.93
@@ -232,6 +233,7 @@ def analyse(recording: Recording, aperture: FloatArray) -> dict[str, Any]:
         "on_time": round(recording.on_time_share(), 4),
         "frames_received": last.get("received"),
         "freezes": last.get("freezes"),
+        "frozen_share": round(recording.frozen_share(), 4),
         "bursts": len(spoken),
         "bursts_answered": len(delays),
         "speech_to_lips_ms": round(float(np.median(delays)), 1) if len(delays) else None,
@@ -293,7 +295,11 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
                 raise RuntimeError("the server's picture of the person cannot be read")
             box = face_box(image[:, :, ::-1].copy())
             page = await stack.enter_async_context(chromium(speech))
-            first = await start_call(page, url + "/", "mic")
+            relay = None
+            if args.loss or args.jitter_ms:
+                relay = LossyRelay(loss=args.loss / 100, jitter_s=args.jitter_ms / 1000)
+                stack.callback(relay.close)
+            first = await start_call(page, url + "/", "mic", relay)
             await asyncio.sleep(WARM_UP_S)
             before, load = await server_metrics(url), Load.now(pid, page.pid)
             recording = await record(page, args.seconds, box)
@@ -380,6 +386,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--avatar", type=Path, metavar="A.avatar|PHOTO", help="whom to show (default: the demo person)"
     )
+    parser.add_argument(
+        "--loss",
+        type=float,
+        default=0.0,
+        help="lose this share of all packets, both ways, in %% (default: 0)",
+    )
+    parser.add_argument(
+        "--jitter-ms", type=float, default=0.0, help="delay packets by up to this much (default: 0)"
+    )
     parser.add_argument("--no-generator", action="store_true", help="reduced quality: the moved photo alone")
     parser.add_argument(
         "--strip", type=Path, metavar="PNG", help="write a strip of received frames to look at"
@@ -390,6 +405,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw each stage's share of the latency")
     parser.add_argument("--curves", type=Path, metavar="NPZ", help="write the measured curves")
     args = parser.parse_args(argv)
+    if not 0 <= args.loss <= 50 or not 0 <= args.jitter_ms <= 2000:
+        parser.error("--loss goes from 0 to 50, --jitter-ms from 0 to 2000")
     if not 5 <= args.seconds <= 140:
         parser.error(f"--seconds {args.seconds:g} must be from 5 to 140")
     try:

@@ -13,6 +13,8 @@ from visavis.benchmarks.browser_call import FloatArray, Recording, record
 from visavis.engine.audio.pcm import FloatArray as Sound
 
 VOWEL_S, VOWEL_RATE = 2.5, 24_000
+BEFORE, AFTER = 6, range(8, 20)
+"""Frames before and after a stop that show the mouth open and shut."""
 
 _STOP_IN_THE_MIDDLE = """
 (async (moments, data) => {
@@ -96,19 +98,22 @@ async def barge_ins(page: Page, times: int, box: tuple[float, float, float]) -> 
 def barge_in_figures(
     recording: Recording, cleared: Sequence[float], lip_aperture: Callable[[Recording], FloatArray]
 ) -> dict[str, Any]:
-    """How long the mouth stayed open after it was stopped, in those cases where it was open: until a quarter of the way is left."""
+    """How long the mouth stayed open after it was stopped, in those cases where it was open: until three tenths of the way from open (the frames
+    before) to shut (those a third of a second after) are left, in two frames in a row."""
     aperture = lip_aperture(recording)
-    stopped = np.searchsorted(recording.shown, np.array(cleared))
-    wide = float(np.median(aperture[np.minimum(stopped, len(aperture) - 1)]))
+    low, high = np.percentile(aperture, (10, 97))
     delays = []
-    for at, first in zip(cleared, stopped, strict=True):
-        rest = float(np.median(aperture[first + 8 : first + 20])) if first + 20 < len(aperture) else wide
-        shut = aperture[first:] < rest + 0.25 * (wide - rest)
-        if rest > 0.5 * wide or shut[0]:
+    for at in cleared:
+        first = int(np.searchsorted(recording.shown, at))
+        if first < BEFORE or first + AFTER.stop > len(aperture):
+            continue
+        wide = float(np.median(aperture[first - BEFORE : first]))
+        rest = float(np.median(aperture[first + AFTER.start : first + AFTER.stop]))
+        shut = aperture[first:] < rest + 0.3 * (wide - rest)
+        if wide < rest + 0.3 * (high - low) or shut[0]:
             continue  # the mouth was not open
-        closed = next((k for k in range(len(shut) - 2) if shut[k : k + 3].all()), None)
-        if closed is not None:
-            delays.append((recording.shown[first + closed] - at) * 1000)
+        closed = next(k for k in range(len(shut) - 1) if shut[k] and shut[k + 1])
+        delays.append((recording.shown[first + closed] - at) * 1000)
     return {
         "barge_ins": len(delays),
         "barge_in_to_closed_ms": round(float(np.median(delays)), 1) if delays else None,

@@ -45,8 +45,8 @@ def processes(pid: int) -> list[int]:
 
 
 def footprint(pid: int) -> dict[str, float]:
-    """Resident memory in bytes, file handles and threads of a process and its descendants."""
-    total = {"memory": 0.0, "handles": 0.0, "threads": 0.0}
+    """Resident memory in bytes, the part of it that no file backs, file handles and threads of a process and its descendants."""
+    total = {"memory": 0.0, "own": 0.0, "handles": 0.0, "threads": 0.0}
     for found in processes(pid):
         with contextlib.suppress(OSError):
             status = dict(
@@ -55,6 +55,7 @@ def footprint(pid: int) -> dict[str, float]:
                 if ":" in line
             )
             total["memory"] += float(status["VmRSS"].split()[0]) * 1024
+            total["own"] += float(status["RssAnon"].split()[0]) * 1024
             total["threads"] += float(status["Threads"])
             total["handles"] += len(list(Path(f"/proc/{found}/fd").iterdir()))
     return total
@@ -123,6 +124,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "frozen_share": round(float(gaps[gaps > 0.2].sum() / gaps.sum()), 5),
         "memory_mib": round(prints[-1]["memory"] / MIB, 1),
         "memory_growth_mib": round((prints[-1]["memory"] - first["memory"]) / MIB, 1),
+        "own_memory_growth_mib": round((prints[-1]["own"] - first["own"]) / MIB, 1),
         "handles_growth": int(prints[-1]["handles"] - first["handles"]),
         "threads_growth": int(prints[-1]["threads"] - first["threads"]),
     }

@@ -24,7 +24,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from visavis.benchmarks.latency import cpu_seconds, picture_of, server_process
+from visavis.benchmarks.latency import cpu_seconds, picture_of, server_metrics, server_process
 from visavis.benchmarks.viewers import Negotiate, Viewer
 from visavis.clients.client import Client, ClientError, RemoteSession
 from visavis.clients.media import read_speech
@@ -76,19 +76,27 @@ async def sessions_until_late(avatar: Path | None, most: int, generator: bool) -
                     viewers.append(viewer)
                     tasks.append(asyncio.create_task(_speak(session)))
                     await asyncio.sleep(SETTLE_S)
+                    before = await server_metrics(url)
                     since, used = time.monotonic(), cpu_seconds(pid)
                     await asyncio.sleep(MEASURE_S)
                     until, used = time.monotonic(), cpu_seconds(pid) - used
+                    after = await server_metrics(url)
+                    made, reduced = (
+                        after[name] - before[name]
+                        for name in ("visavis_frames_total", "visavis_reduced_frames_total")
+                    )
                     share = float(np.mean([v.arrivals().on_time(since, until) for v in viewers]))
                     rows.append(
                         {
                             "sessions": len(viewers),
                             "on_time": round(share, 4),
                             "cores": round(used / (until - since), 3),
+                            "reduced": round(reduced / max(1.0, made), 3),
                         }
                     )
                     print(
-                        f"{len(viewers):3d} sessions: {100 * share:.1f} % on time, {rows[-1]['cores']:.2f} cores"
+                        f"{len(viewers):3d} sessions: {100 * share:.1f} % on time, {rows[-1]['cores']:.2f} cores, "
+                        f"{100 * rows[-1]['reduced']:.0f} % without the video network"
                     )
                     if share < ENOUGH:
                         break

@@ -112,6 +112,31 @@ def test_whep_several_watch_one_session_and_leave_one_by_one():
     run(go())
 
 
+def test_a_caller_that_lost_its_connection_meets_the_same_session_again():
+    async def go():
+        async with serving(linger_s=20) as api:
+            info, key = await api.session()
+            live, engine = api.sessions.get(info["id"]), api.engine.sessions[-1]
+            first, _ = await viewer(api, info, key)
+            await frames(first, 5)
+            await live.push_audio(np.full(16_000 * 8, 6000, np.int16), RATE)
+            await first.close()
+            async with asyncio.timeout(15):
+                while live.connections:
+                    await asyncio.sleep(0.05)
+            said, waiting = engine.speech, engine.queued_seconds
+            assert waiting > 1, "what was not said yet waits for the caller"
+            again, _ = await viewer(api, info, key)
+            pictures = [opening(f.to_ndarray(format="rgb24")) for f in await frames(again, 10)]
+            assert max(pictures) > 0.5, "the speech goes on"
+            assert api.sessions.get(info["id"]) is live and engine.speech > said
+            assert engine.queued_seconds < waiting and len(api.engine.sessions) == 1
+            await again.close()
+        assert await settled() == ([], [])
+
+    run(go())
+
+
 def test_whip_speech_is_heard_by_who_watches(tmp_path):
     from visavis.clients.call import SpeechTrack
     from visavis.clients.media import read_speech
