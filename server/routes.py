@@ -76,7 +76,9 @@ async def _sdp(request: web.Request, content_type: str = SDP) -> str:
 
 
 def whole_number(value: Any, name: str, low: int, high: int) -> int:
-    """The value, if it is a whole number in its range; ApiError 400."""
+    """The value, if it is a whole number in its range (JSON knows one kind of number: 2.0 is one); ApiError 400."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ApiError(400, "bad_value", f"'{name}' must be a whole number from {low} to {high}.")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from visavis.server.avatars import Entry
 from visavis.server.config import ServerConfig
 from visavis.server.errors import ApiError
@@ -75,7 +76,7 @@ async def _read_form(request: web.Request, config: ServerConfig) -> tuple[bytes,
                 photo = bytes(data)
             elif part.name in ("consent", "name", "face"):
                 fields[part.name] = data.decode()
-    except (ValueError, AssertionError, UnicodeDecodeError, RuntimeError, KeyError, LookupError):
+    except (HttpProcessingError, ValueError, AssertionError, RuntimeError, LookupError):
         raise ApiError(400, "bad_form", "The multipart body is malformed.") from None
     raise ApiError(400, "bad_form", "The multipart body has too many parts.")
 

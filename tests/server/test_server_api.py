@@ -131,6 +131,7 @@ def test_a_body_that_is_no_form_is_refused():
                 b"--x\r\n\r\n",
                 b"garbage" * 100,
                 b"--x\r\nContent-Length: -1\r\n\r\nz\r\n--x--",
+                b'--x\r\nContent-Disposition: form-data; name="a\x18b"\r\n\r\nz\r\n--x--',  # a 500 once
             ):
                 refused(
                     await api.call(
@@ -239,7 +240,8 @@ def test_a_full_server_says_when_to_come_back():
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b"null", b"{}", b'{"avatar": 3}', b'{"avatar": "nobody"}', b'{"avatar": "demo", "seed": -1}',
-     b'{"avatar": "demo", "seed": true}', b'{"avatar": "demo", "seed": 1e99}', b'{"avatar": "demo", "lookahead": 9}',
+     b'{"avatar": "demo", "seed": true}', b'{"avatar": "demo", "seed": 1e99}', b'{"avatar": "demo", "seed": 1.5}', b'{"avatar": "demo", "seed": NaN}',
+     b'{"avatar": "demo", "lookahead": 9}',
      b"[" * 50_000, b'"' + b"x" * 70_000 + b'"', b"\xff\xfe\x00"],
 )  # fmt: skip
 def test_a_session_request_that_cannot_be_used_is_refused(body):
