@@ -1,6 +1,6 @@
 """visavis bench quality --stage motion: does the motion follow the speech, and does it live?
 
-    visavis bench quality --stage motion --data DATA [--voices VOICES.npz] [--peer DIR] [--teacher DIR] [--plots DIR]
+    visavis bench quality --stage motion --data DATA [--voices VOICES.npz] [--peer DIR] [--teacher DIR] [--minutes 60] [--plots DIR]
 
 Speakers that nothing was trained on (DATA/grid/val/s26, s31) and synthetic voices, spoken by every motion source that is there (the student, the
 teacher if --teacher names its networks, the first network), by the sound's log energy, and by a peer, HeadAudio (npm @met4citizen/headaudio, a
@@ -12,7 +12,9 @@ aperture, width: correlation with the real lips (spoken: aperture in speech alon
 landmarks: mean error of the 40 lip landmarks, % of the eyes' distance; recall, precision: lips meet within one frame of a p, b or m
 (found by PyPI pocketsphinx from the known words) and, of the closures made in speech, how many belong there or where the real lips closed;
 jitter: third difference of the aperture against the real one's; seeds: correlation of aperture and of head between two seeds; closing: time
-from the end of speech to closed lips; then a minute of silence and of noise. The last line is JSON.
+from the end of speech to closed lips; then a minute of silence and of noise. With --minutes N the student lives so long, minute after minute
+with the same sound, and its last minutes are compared with its first. cost: milliseconds of a frame, one session and sixteen at once (alone on
+the machine, or the figure says nothing). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from visavis.benchmarks import quality_motion_figures as figures
+from visavis.benchmarks import quality_motion_long as long
+from visavis.benchmarks.quality_motion_cost import cost
 from visavis.benchmarks.quality_motion_material import (
     SPEAKERS,
     Film,
@@ -239,7 +243,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if not films:
         raise VisavisError(f"no clips of {', '.join(SPEAKERS)} under {grid / 'val'}")
     fitting = load_films([grid / "train/other"], args.cache, False, None, lambda k: say(f"measuring {k}"))
-    voices = load_voices(args.voices, args.sentences) if args.voices is not None else []
+    voices = [voice for path in args.voices for voice in load_voices(path, args.sentences)]
     sounds = [film.sound for film in films]
     fit_on = [film.sound for film in fitting], [film.mouth for film in fitting]
     factories, absent = find_sources(args.lookahead, args.teacher, args.source)
@@ -289,12 +293,34 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         languages = tuple(sorted({v.language for v in voices}))
         print("\nclosure recall, synthetic voices by language:")
         print(figures.table(spoken_by, (*languages, "all", "precision")))
+    costs: dict[str, float] = {}
+    hours: dict[str, Any] = {}
+    lived: list[dict[str, float]] = []
+    if "student" in factories:
+        costs = cost(np.concatenate(sounds[:4]), args.lookahead)
+        print("\ncost, ms a frame and session: " + ", ".join(f"{k} {v}" for k, v in costs.items()))
+        if args.minutes:
+            minute = long.minute_of(sounds)
+            lived = long.live(
+                factories["student"](0),
+                minute,
+                args.minutes,
+                mouth,
+                lambda k: say(f"minute {k} of {args.minutes}"),
+            )
+            say("")
+            hours = long.drift(lived)
+            print(
+                f"\n{args.minutes} minutes, the first {long.AT_EACH_END} and the last (apart: in standard errors):"
+            )
+            print(figures.table(hours, ("first", "last", "apart")))
     for name, why in missing.items():
         print(f"missing: {name}: {why}")
     if args.plots is not None:
-        from visavis.benchmarks.quality_motion_plots import draw
+        from visavis.benchmarks.quality_motion_plots import draw, draw_hour
 
-        for path in draw(args.plots, films, curves, rows, {k: make for k, make in factories.items()}):
+        drawn = draw(args.plots, films, curves, rows, {k: make for k, make in factories.items()})
+        for path in [*drawn, *([draw_hour(args.plots, lived)] if lived else [])]:
             print(f"drawn: {path}")
     return {
         "bench": "quality",
@@ -303,6 +329,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "voices": len(voices),
         "lookahead": args.lookahead,
         "sources": rows,
+        "cost": costs,
+        "drift": hours,
         "missing": missing,
     }
 
@@ -317,11 +345,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="data folder that holds grid/")
     parser.add_argument("--clips", type=int, help="films in all (default: every one)")
     parser.add_argument(
-        "--voices", type=Path, help="synthetic sentences by visavis.engine.training.voices, not trained on"
+        "--voices",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="synthetic sentences by visavis.engine.training.voices or voices_espeak, not trained on",
     )
-    parser.add_argument("--sentences", type=int, help="at most so many of them")
+    parser.add_argument("--sentences", type=int, help="at most so many of each file")
     parser.add_argument(
         "--lookahead", type=int, choices=(0, 1, 2), default=2, help="frames (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=int, default=0, help="live so long and look for drift (60: two minutes)"
     )
     parser.add_argument("--teacher", type=Path, help="folder with the teacher's motion_*.onnx")
     parser.add_argument(

@@ -124,7 +124,7 @@ def load_films(
 
 
 def load_voices(path: Path, most: int | None = None) -> list[Voice]:
-    """Sentences of a file made by `engine.training.voices`: NUMBER_VOICE_NAME[_LANGUAGE]."""
+    """Sentences of a file made by `engine.training.voices` or `voices_espeak`: NUMBER_VOICE_NAME[_LANGUAGE]."""
     from visavis.engine.training.data import tidy_phones
 
     voices = []
@@ -133,9 +133,10 @@ def load_voices(path: Path, most: int | None = None) -> list[Voice]:
             key = name[: -len("/sound")]
             parts = key.split("_")
             sound = made[name].astype(np.float32) / 32768
-            voices.append(
-                Voice(parts[3] if len(parts) > 3 else "en", sound, tidy_phones(sound, made[f"{key}/phones"]))
-            )
+            language = parts[3] if len(parts) > 3 else "en"
+            if parts[1] == "espeak":
+                language = f"espeak {language}"
+            voices.append(Voice(language, sound, tidy_phones(sound, made[f"{key}/phones"])))
     return voices[:most]
 
 

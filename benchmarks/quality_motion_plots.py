@@ -108,3 +108,18 @@ def draw(
             axis.set_title(f"{name}: {title}", fontsize=9)
     save("life.png")
     return written
+
+
+def draw_hour(folder: Path, rows: list[dict[str, float]]) -> Path:
+    """A PNG of each figure, minute by minute."""
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(3, 3, figsize=(13, 6.5), sharex=True)
+    for axis, name in zip(axes.ravel(), rows[0], strict=False):
+        axis.plot(np.arange(1, len(rows) + 1), [row[name] for row in rows], lw=1)
+        axis.set_ylim(bottom=0)
+        axis.set_title(name, fontsize=9)
+    plt.tight_layout()
+    plt.savefig(folder / "hour.png", dpi=80)
+    plt.close()
+    return folder / "hour.png"

@@ -34,6 +34,7 @@ from visavis.engine.motion.layout import (
     spread_life,
 )
 from visavis.engine.motion.life import HEAD_LIMIT, Eyes
+from visavis.engine.motion.lips import heard_closed, meet
 from visavis.engine.motion.speech import FORGET, MAX_LOOKAHEAD
 from visavis.engine.motion.speech import spread as spread_face
 from visavis.engine.runtime import Network, load
@@ -42,15 +43,21 @@ from visavis.engine.timing import SAMPLES_PER_FRAME
 from visavis.kernels import noise
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+CLOSED = len(FACE) + 1
+"""Which feature is the probability that a p, b or m is said (`training.voices.CLASSES`)."""
 VOICE = len(FACE) + PHONES
 """Which feature is the probability that somebody speaks."""
+VOICE_FROM, VOICE_OVER = 0.2, 0.2
+"""The gate opens from this probability of a voice on, and fully so much above it."""
 FACE_TEMPERATURE = 0.4
 """Lips follow speech closely: little of the noise that the model was trained with."""
-LIFE_TEMPERATURE = 1.2
-"""More than in training: what few steps make of it is smaller than life."""
+LIFE_TEMPERATURE = 0.9
+"""What few steps make of it is a little larger than life."""
 FACE_SHARE = 0.5
 """How far the mouth goes from the encoder's mean to the flow's sample. The mean knows best how far lips open (it is learned from many
 more disguises of the film), the sample how they meet and move (see the card)."""
+AMPLITUDE = 1.15
+"""Means over what lips might do are smaller than what they do."""
 TURN = 15
 """Frames of pause that still belong to a turn of speech, as in training."""
 TRANSLATION_LIMIT = 0.006
@@ -112,7 +119,7 @@ class Gate:
 
     def step(self, voice: float, active: bool) -> None:
         self.heard.append(active)
-        wanted = min(1.0, max(0.0, (voice - 0.35) / 0.3)) if any(self.heard) else 0.0
+        wanted = min(1.0, max(0.0, (voice - VOICE_FROM) / VOICE_OVER)) if any(self.heard) else 0.0
         step = 0.5 if wanted < self.value else 1.0
         self.value += max(-step, min(step, wanted - self.value))
         self.rest = self.rest + 1 if self.value == 0 else 0
@@ -252,9 +259,14 @@ class MotionModel:
         face = self._generate("face", labels, mask, FACE_TEMPERATURE)["motion"]
         gates = np.array([slot.gate.value for slot in self._slots], np.float32)[:, None]
         mean = self._heard[:, : len(FACE)]
-        face = np.clip(mean + FACE_SHARE * (face - mean), 0, 1) * gates
+        face = np.clip(AMPLITUDE * (mean + FACE_SHARE * (face - mean)), 0, 1) * gates
+        face = meet(face, heard_closed(self._heard[:, CLOSED]))
         lives = self._generate("life", labels, mask, LIFE_TEMPERATURE)
-        life = lives["motion"]
+        life = lives["motion"].copy()
+        for k, (looks, lids) in eyes.items():
+            # Saccades and blinks are single frames in a hundred: a network that predicts what is likely all but leaves them out
+            # (see the card), so a renewal process moves the eyes, and the network reads where they went.
+            life[k, GAZE], life[k, LIFE_INDEX["eyeBlink"]] = looks, lids
         self._past["face"][mask], self._past["life"][mask] = face[mask], life[mask]
         motion = np.zeros((self.slots, N_CHANNELS), np.float32)
         for k in np.flatnonzero(mask):
@@ -351,8 +363,6 @@ class MotionModel:
         life[HEAD.stop : HEAD.stop + 3] = TRANSLATION_LIMIT * np.tanh(
             life[HEAD.stop : HEAD.stop + 3] * controls.head_motion / TRANSLATION_LIMIT
         )
-        # Saccades and blinks are single frames in a hundred: the life network, small and briefly trained, all but leaves them
-        # out (see the card), so a process of their own moves the eyes.
         life[GAZE] = looks + slot.gaze
         life[LIFE_INDEX["eyeBlink"]] = lids
         life[COEFFICIENTS] = np.clip(life[COEFFICIENTS], 0, 1)

@@ -297,6 +297,8 @@ class Spoken:
 
     sound: FloatArray
     phones: npt.NDArray[np.int8]
+    robot: bool = False
+    """Spoken by espeak-ng."""
 
 
 def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -328,5 +330,6 @@ def load_voices(path: Path) -> list[Spoken]:
         for name in sorted(made.files):
             if name.endswith("/sound"):
                 sound = made[name].astype(np.float32) / 32768
-                sentences.append(Spoken(sound, tidy_phones(sound, made[name[: -len("sound")] + "phones"])))
+                phones = tidy_phones(sound, made[name[: -len("sound")] + "phones"])
+                sentences.append(Spoken(sound, phones, "_espeak_" in name))
     return sentences

@@ -23,12 +23,10 @@ import torch
 from torch import Tensor, nn
 from visavis.engine import diffusion
 from visavis.engine.audio.pcm import FloatArray
-from visavis.engine.motion.layout import FACE, FEATURES, LABELS, LIFE
+from visavis.engine.motion.layout import FACE, FEATURES, GAZE, LABELS, LIFE, LIFE_INDEX, PHONES, PROSODY
 from visavis.engine.training.motion_data import Minutes
 from visavis.engine.training.motion_nets import MotionNet, Shape
 
-JUMPING = ("eyeBlink", "brow", "eyeWide")
-"""Values that are generated as they are; the others as what they move."""
 DRAWS = 2
 """Noise draws a frame: the head is cheap, the transformer is not."""
 
@@ -57,7 +55,8 @@ class Settings:
     """How far film pulls the mouth away from the encoder's mean (0 to 1): film is nearly all of one man, and a network given all
     of it speaks with his lips."""
     momentum: int = 0
-    """1: the transformer also reads how the values moved in the frame before."""
+    """1: what is generated is what the last two frames do not foretell linearly; the transformer reads the last move as well. A stable
+    prediction cannot wander off however long it runs, and noise enters as a push, not as a jump."""
     start: str = ""
     """Begin with the weights of this final.pt."""
     seed: int = 0
@@ -108,11 +107,12 @@ class Sequences:
             net.centre.copy_(flat.mean(0))
             net.spread.copy_(flat.std(0).clamp(min=0.01 if part == "face" else 5e-4))
             net.stride.copy_(net.spread)
+            if net.shape.momentum:
+                foretell(net, self.values)
             if part == "life":
-                smooth = torch.tensor([not name.startswith(JUMPING) for name in LIFE])
-                moves = torch.from_numpy(np.diff(self.values, axis=1).reshape(-1, len(LIFE))).std(0)
-                net.integrates.copy_(smooth)
-                net.stride.copy_(torch.where(smooth, moves.clamp(min=2e-5), net.spread))
+                net.hears[: len(FACE) + PHONES] = 0  # bodies follow voice and level; phonemes are for lips
+                net.hears[-1 - 1 - PROSODY : -1 - 1] = 0
+                net.tells[GAZE] = net.tells[LIFE_INDEX["eyeBlink"]] = 0
         self.net = net
 
     def draw(self, settings: Settings, rng: np.random.Generator) -> Batch:
@@ -121,17 +121,33 @@ class Sequences:
         starts = rng.integers(0, n - settings.length - 1, settings.batch)
         at = starts[:, None] + np.arange(settings.length + 2)
         x = torch.from_numpy(self.values[rows[:, None], at])
-        at = at[:, 2:]
+        at, before = at[:, 2:], x[:, 1:-1]
         heard = self.minutes.heard[rows[:, None], at].copy()
         labels = self.minutes.labels[rows[:, None], at].copy()
         told = (rng.random(settings.batch) >= settings.drop_heard)[:, None, None].astype(np.float32)
         labels *= (rng.random(settings.batch) >= 0.05)[:, None, None]
         heard = np.concatenate([heard, np.ones_like(heard[..., :1])], -1) * told
         weight = self.weight[rows[:, None], at]
-        made = self.net.generated(x[:, 1:], x[:, :-1])
-        past = self.net.past(x[:, 1:-1], made[:, :-1])
+        moved = self.net.move(before, x[:, :-2])
+        made, past = self.net.generated(x[:, 2:], before, moved), self.net.past(before, moved)
         told_of = (torch.from_numpy(a.astype(np.float32)) for a in (heard, labels, weight))
-        return Batch(made[:, 1:], past, *told_of)
+        return Batch(made, past, *told_of)
+
+
+def foretell(net: MotionNet, values: FloatArray) -> None:
+    """Set the linear prediction of each value (Yule-Walker of order two), and the scales of what it leaves
+    over and of moves, from values (K, T, D)."""
+    x = (torch.from_numpy(values) - net.centre).double()
+    power = (x * x).mean((0, 1)).clamp(min=1e-12)
+    one, two = ((x[:, lag:] * x[:, :-lag]).mean((0, 1)) / power for lag in (1, 2))
+    one = one.clamp(0, 1 - 1e-7)
+    # Bounded, and the first made to fit the second: inside the triangle in which such a prediction is stable.
+    second = ((two - one**2) / (1 - one**2)).clamp(-0.9, 0)
+    first = one.clamp(max=0.9995) * (1 - second)
+    net.persistence.copy_(torch.stack([first, second]))
+    net.pace.copy_((x[:, 1:] - x[:, :-1]).std((0, 1)).clamp(min=1e-6))
+    left = x[:, 2:] - first * x[:, 1:-1] - second * x[:, :-2]
+    net.stride.copy_(left.std((0, 1)).clamp(min=1e-7))
 
 
 def own_samples(net: MotionNet, batch: Batch, steps: int = 2) -> Tensor:
@@ -157,10 +173,9 @@ def corrupted(net: MotionNet, batch: Batch, settings: Settings, own: bool) -> Te
 
 
 def with_own(past: Tensor, made: Tensor) -> Tensor:
-    """The past with the model's own generations in the place of the true ones (without momentum they are the same thing;
-    with it, places stay true and moves are its own)."""
-    rest, size = past.shape[-1] - made.shape[-1], made.shape[-1]
-    return torch.cat([past[..., :rest], torch.cat([past[:, :1, rest : rest + size], made[:, :-1]], 1)], -1)
+    """The past with the model's own generations in the place of the true ones (of networks without momentum, where both are values at
+    unit scale; with it the past stays true)."""
+    return torch.cat([past[:, :1], made[:, :-1]], 1) if past.shape == made.shape else past
 
 
 def loss_of(net: MotionNet, batch: Batch, settings: Settings, own: bool) -> tuple[Tensor, Tensor]:
@@ -219,8 +234,8 @@ def rollout(
                 return diffusion.guided(given, net.head(x_t, now, size, context[b:]), guidance)
 
             noise = temperature * torch.randn(b, shape.values, generator=generator)
-            moved = diffusion.euler(predict, noise, times)
-            place = net.shown(moved, place)
+            now_shown = net.shown(diffusion.euler(predict, noise, times), place, moved)
+            place, moved = now_shown, net.move(now_shown, place)
             out.append(place)
         return torch.stack(out, 1).numpy()
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from visavis.engine.audio.pcm import FloatArray, to_int16
 from visavis.engine.training.data import read_sound
 
-_WORDS: tuple[dict[str, str], ...] = (
+WORDS: tuple[dict[str, str], ...] = (
     {"b": "bin", "l": "lay", "p": "place", "s": "set"},
     {"b": "blue", "g": "green", "r": "red", "w": "white"},
     {"a": "at", "b": "by", "i": "in", "w": "with"},
@@ -43,7 +43,7 @@ _CLASS_OF = {
 
 def sentence(name: str) -> str:
     """The words of a GRID file name, or of one with a prefix ("id2_vcd_swwp2s")."""
-    return " ".join(words[letter] for words, letter in zip(_WORDS, name[-6:], strict=True))
+    return " ".join(words[letter] for words, letter in zip(WORDS, name[-6:], strict=True))
 
 
 class Aligner:

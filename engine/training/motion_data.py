@@ -32,12 +32,11 @@ from visavis.engine.motion.layout import (
     STATES,
     gather_life,
 )
+from visavis.engine.motion.lips import meet
 from visavis.engine.motion.speech import MAX_LOOKAHEAD
-from visavis.engine.motion.speech import spread as spread_face
 from visavis.engine.training import prior
-from visavis.engine.training.data import MouthRig
-from visavis.engine.training.motion_encoder import Experts, load_experts
-from visavis.engine.training.speech import BODY, Bank
+from visavis.engine.training.motion_hearing import Experts, load_experts
+from visavis.engine.training.speech import Bank
 from visavis.engine.training.voices import CLOSED
 
 MINUTE = 1500
@@ -143,16 +142,11 @@ def arm_basis(motion: FloatArray) -> FloatArray:
     return basis
 
 
-def meet(face: FloatArray, closed: np.ndarray, aperture: FloatArray) -> FloatArray:
-    """Mouths (T, N) with lips that meet where `closed`: what opens them is scaled down until they do, eased over the frames
-    beside."""
-    shown = face @ aperture
-    opening = np.maximum(aperture, 0)
-    pull = np.minimum(aperture, 0)
-    wanted = np.clip((0.004 - face @ pull) / np.maximum(face @ opening, 1e-4), 0, 1)
-    strength = np.maximum.reduce([closed * 1.0, 0.45 * np.roll(closed, 1), 0.45 * np.roll(closed, -1)])
-    factor = 1 - strength * (1 - np.where(shown > 0.004, wanted, 1))
-    return (face * np.where(opening > 0, factor[:, None], 1)).astype(np.float32)
+def shut(face: FloatArray, closed: np.ndarray) -> FloatArray:
+    """Mouths (T, N) with lips that meet where `closed`, eased over the frames beside."""
+    return meet(
+        face, np.maximum.reduce([closed * 1.0, 0.45 * np.roll(closed, 1), 0.45 * np.roll(closed, -1)])
+    )
 
 
 def hear(encoder: Experts, mels: FloatArray, lookahead: int) -> FloatArray:
@@ -172,9 +166,6 @@ def hear(encoder: Experts, mels: FloatArray, lookahead: int) -> FloatArray:
 def build(bank: Bank, encoder: Experts, count: int, seed: int = 0) -> Minutes:
     """`count` minutes of training data."""
     rng = np.random.default_rng(seed)
-    rig = MouthRig.load(BODY)
-    basis = spread_face(np.eye(len(FACE), dtype=np.float32))
-    aperture = basis @ rig.aperture
     encoder.eval()
     parts: list[tuple[FloatArray, ...]] = []
     n = len(FACE)
@@ -193,7 +184,7 @@ def build(bank: Bank, encoder: Experts, count: int, seed: int = 0) -> Minutes:
             thought = np.clip(best[row, :, :n], 0, 1)
             filmed = curve[:, n + 2] > 0.9
             speaks = curve[:, n + 3] > 0.5
-            thought = meet(thought, (curve[:, n + 4] == CLOSED) & ~filmed, aperture)
+            thought = shut(thought, (curve[:, n + 4] == CLOSED) & ~filmed)
             thought *= speaks[:, None]
             faces.append(np.where((curve[:, n + 2] > 0)[:, None], curve[:, :n], thought))
             weights.append(np.where(curve[:, n + 2] > 0, curve[:, n + 2], 0.6))

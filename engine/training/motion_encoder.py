@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS
 from visavis.engine.audio.pcm import FloatArray
-from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD, SPEECH_CHANNELS, spread
+from visavis.engine.motion.speech import MAX_LOOKAHEAD
 from visavis.engine.training import augment
 from visavis.engine.training.data import Clip, MouthRig, Spoken, load_facegood, load_grid, load_voices
+from visavis.engine.training.motion_hearing import N, SpeechEncoder
 from visavis.engine.training.speech import (
     BODY,
     Bank,
     Scales,
-    SpeechNet,
     average,
     batch,
     clip_curve,
@@ -44,12 +44,9 @@ from visavis.engine.training.speech import (
     spoken_curve,
 )
 from visavis.engine.training.speech import Settings as MixSettings
-from visavis.engine.training.voices import CLASSES, CLOSED, LEAST_APERTURE
+from visavis.engine.training.voices import CLOSED, LEAST_APERTURE
 
 LENGTH = 100
-N = len(SPEECH_CHANNELS)
-PROSODY = 4
-"""Free values beside the phonemes: loudness, pace and what else the mouth needs to know."""
 
 
 @dataclass
@@ -65,6 +62,12 @@ class Settings:
     s1_variants: int = 3
     other_variants: int = 40
     spoken_variants: int = 3
+    robot_variants: int = 1
+    """Of sentences by espeak-ng (`training.voices_espeak`)."""
+    straight: float = 0.5
+    """Share of sequences that may use the way past the phonemes."""
+    film_trunk: int = 1
+    """0: film teaches the read-out alone, not what is heard; a network this size soon knows ten minutes of film by heart."""
     other: float = 0.25
     facegood: float = 0.04
     voices: float = 0.33
@@ -77,106 +80,6 @@ class Settings:
     seed: int = 0
     start: str = ""
     """A final.pt of engine.training.speech or of this module to begin with."""
-
-
-@dataclass
-class Heard:
-    """What the encoder says of each frame: B sequences, T frames."""
-
-    mouth_BTN: Tensor
-    """Mean of the speech channels."""
-    voice_BT: Tensor
-    """Logit of somebody speaking."""
-    phone_BTK: Tensor
-    """Logits of the classes of phonemes."""
-    prosody_BTP: Tensor
-
-
-class SpeechEncoder(nn.Module):
-    """Log-mel features of video frames -> phonemes, prosody, voice, mean mouth."""
-
-    def __init__(self, width: int = 256, tail: int = 96, dropout: float = 0.3) -> None:
-        super().__init__()
-        self.width, self.tail_width = width, tail
-        self.conv1 = nn.Conv2d(1, 32, (4, 9), stride=(2, 4), padding=(0, 4))
-        self.conv2 = nn.Conv2d(32, 64, (5, 3), stride=(2, 2), padding=(0, 1))
-        self.join = nn.Linear(64 * N_MELS // 8 + MAX_LOOKAHEAD + 1, width)
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.gru = nn.GRU(width, width, batch_first=True)
-        self.mixer = nn.Linear(2 * width, width)
-        self.voice = nn.Linear(width, 1)
-        self.phone = nn.Linear(width, len(CLASSES))
-        self.prosody = nn.Linear(width, PROSODY)
-        self.tail = nn.GRU(len(CLASSES) + 1 + PROSODY, tail, batch_first=True)
-        self.spoken = nn.Linear(tail, N)
-        self.sounded = nn.Linear(width, N)
-        self.register_buffer("gain", torch.ones(N))
-
-    def encode(self, mel_BNM: Tensor, delay_BD: Tensor) -> Tensor:
-        """Features (B, CONTEXT + 4 T, M) -> (B, T, width); frame t sees features up to 4 t + 3."""
-        x = (mel_BNM[:, None] - 4.0) / 3.0
-        x = F.relu(self.conv1(x))
-        x = F.relu(self.conv2(x))
-        x = x.permute(0, 2, 1, 3).flatten(2)
-        delay = delay_BD[:, None].expand(-1, x.shape[1], -1)
-        return self.norm(F.relu(self.join(torch.cat([self.dropout(x), delay], dim=2))))
-
-    def read(self, encoded: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """-> inner features, voice, phone, prosody, input of the tail."""
-        x = F.relu(self.mixer(self.dropout(torch.cat([encoded, recurrent], dim=2))))
-        x = self.dropout(x)
-        voice, phone, prosody = self.voice(x), self.phone(x), torch.tanh(self.prosody(x))
-        told = torch.cat([torch.softmax(phone, -1), torch.sigmoid(voice), prosody], dim=2)
-        return x, voice[..., 0], phone, prosody, told
-
-    def mouth(self, x: Tensor, tail: Tensor, straight: Tensor | float = 1.0) -> Tensor:
-        """Mean mouth (B, T, N); `straight` (B, 1, 1) switches the way past the phonemes off."""
-        return self.spoken(tail) + straight * self.sounded(x)
-
-    def forward(self, mel_BNM: Tensor, delay_BD: Tensor, straight: Tensor | float = 1.0) -> Heard:
-        """A whole sequence after silence."""
-        context = mel_BNM.new_zeros(len(mel_BNM), CONTEXT, mel_BNM.shape[2])
-        encoded = self.encode(torch.cat([context, mel_BNM], dim=1), delay_BD)
-        x, voice, phone, prosody, told = self.read(encoded, self.gru(encoded)[0])
-        return Heard(self.mouth(x, self.tail(told)[0], straight), voice, phone, prosody)
-
-
-class Experts(nn.Module):
-    """Two views of the mean mouth in one: how far it opens is the first network's, how wide it is the encoder's. Each is the
-    better of the two at that on speakers that neither was trained on (see the card)."""
-
-    def __init__(self, encoder: SpeechEncoder, first: SpeechNet, rig: MouthRig) -> None:
-        super().__init__()
-        self.encoder, self.first = encoder, first
-        basis = spread(np.eye(N, dtype=np.float32))
-        aperture, width = basis @ rig.aperture, basis @ rig.width
-        # Along this direction the width changes and the aperture does not.
-        along = width - aperture * (aperture @ width) / (aperture @ aperture)
-        self.register_buffer("widen", torch.from_numpy(np.outer(width, along) / (width @ along)).float())
-
-    def mix(self, ours_BTN: Tensor, first_BTN: Tensor) -> Tensor:
-        """Mean mouths of both -> the one."""
-        return first_BTN + (ours_BTN - first_BTN) @ self.widen
-
-    def forward(self, mel_BNM: Tensor, delay_BD: Tensor) -> Heard:
-        """As the encoder's, gains applied."""
-        heard = self.encoder(mel_BNM, delay_BD)
-        face, voice, _ = self.first(mel_BNM, delay_BD)
-        heard.mouth_BTN = self.mix(heard.mouth_BTN * self.encoder.gain, face * self.first.gain)
-        heard.voice_BT = voice  # the first network's gate is well tried
-        return heard
-
-
-def load_experts(path: Path, first_path: Path) -> Experts:
-    """The encoder of a final.pt or checkpoint.pt of this module beside the network of `training.speech`'s final.pt."""
-    saved = torch.load(path, weights_only=True)
-    encoder = SpeechEncoder(saved["settings"]["width"], saved["settings"]["tail"], 0.0)
-    encoder.load_state_dict(saved["ema"])
-    saved = torch.load(first_path, weights_only=True)
-    first = SpeechNet(saved["settings"]["width"], 0.0)
-    first.load_state_dict(saved["ema"])
-    return Experts(encoder, first, MouthRig.load(BODY)).eval()
 
 
 def build_bank(
@@ -206,7 +109,7 @@ def build_bank(
         if number % 100 == 0:
             print(f"voices: clip {number} of {len(clips)}", flush=True)
     for sentence in spoken:
-        for k in range(settings.spoken_variants):
+        for k in range(settings.robot_variants if sentence.robot else settings.spoken_variants):
             voice = augment.Voice() if k == 0 else augment.random_voice(rng)
             mel = augment.log_mel(sentence.sound, voice, rng)
             n = len(mel) // MELS_PER_FRAME
@@ -233,8 +136,8 @@ def loss_of(
     net: SpeechEncoder, mel: Tensor, curve: Tensor, delay: Tensor, scales: Scales, settings: Settings
 ) -> tuple[Tensor, dict[str, float]]:
     """Curves are those of `speech.clip_curve`, (B, T, N + 5)."""
-    straight = (torch.rand(len(mel), 1, 1) < 0.5).float()
-    heard = net(mel, delay, straight)
+    straight = (torch.rand(len(mel), 1, 1) < settings.straight).float()
+    heard = net(mel, delay, straight, bool(settings.film_trunk))
     face, classes = heard.mouth_BTN, curve[..., N + 4].long()
     weight, voiced, known = curve[..., N + 2], curve[..., N + 3], classes >= 0
     openness = torch.stack([face @ scales.aperture, face @ scales.width], dim=-1) / scales.openness
@@ -363,6 +266,9 @@ def train(
     net = SpeechEncoder(settings.width, settings.tail, settings.dropout)
     if settings.start:
         load_start(net, settings.start)
+    if not settings.straight:
+        nn.init.zeros_(net.sounded.weight)
+        nn.init.zeros_(net.sounded.bias)
     ema = SpeechEncoder(settings.width, settings.tail, settings.dropout)
     ema.load_state_dict(net.state_dict())
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.02)

@@ -19,7 +19,7 @@ from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS
 from visavis.engine.motion.layout import FEATURES, LABELS
 from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD
 from visavis.engine.training.motion import load_net
-from visavis.engine.training.motion_encoder import Experts, load_experts
+from visavis.engine.training.motion_hearing import Experts, load_experts
 from visavis.engine.training.motion_nets import MotionNet
 from visavis.engine.training.speech import strip_traces
 
@@ -76,22 +76,20 @@ class MotionStep(nn.Module):
         past: Tensor, moved: Tensor, keys: Tensor, values: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """heard (B, FEATURES), labels (B, LABELS), noise (B, D), index, filled (B,) int64, past (B, D) the frame
-        shown before, moved (B, D) what was generated for it, keys, values (B, layers, H, W, E) -> motion (B, D), [arms
+        shown before, moved (B, D) how it had moved, keys, values (B, layers, H, W, E) -> motion (B, D), [arms
         (B, N_CHANNELS)], next_moved, next_keys, next_values."""
         net = self.net
         told = torch.cat([heard, torch.ones_like(heard[:, :1])], -1)
         before = net.past(past, moved)
         context, keys, values = net.step(before, told, labels, keys, values, index, filled)
         size = torch.zeros_like(noise[:, :1]) + (1 / self.steps if self.sized else 0.0)
-        moved = (
-            diffusion.euler(
-                lambda x_t, t: net.head(x_t, torch.zeros_like(noise[:, :1]) + t, size, context),
-                noise,
-                diffusion.schedule(self.steps),
-            )
-            + 0 * moved
+        made = diffusion.euler(
+            lambda x_t, t: net.head(x_t, torch.zeros_like(noise[:, :1]) + t, size, context),
+            noise,
+            diffusion.schedule(self.steps),
         )
-        motion = net.shown(moved, past)
+        motion = net.shown(made, past, moved)
+        moved = net.move(motion, past)
         if self.arms is None:
             return motion, moved, keys, values
         return motion, motion[:, -len(self.arms) :] @ self.arms, moved, keys, values
@@ -136,6 +134,11 @@ def motion_example(net: MotionNet, batch: int = 2) -> dict[str, Tensor]:
     }
 
 
+def kept(name: str, value: Tensor) -> Tensor:
+    """As it is archived: half precision where the file is large and nothing is computed from it (the ONNX files hold all in full)."""
+    return value.half() if name.startswith("speech.encoder.") or ".head." in name else value
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -159,7 +162,9 @@ def main(arguments: list[str] | None = None) -> None:
             export_onnx(
                 EncoderStep(encoder), encoder_example(encoder), outputs, args.to / "motion_speech.onnx"
             )
-            weights |= {f"speech.{k}": v.contiguous() for k, v in encoder.state_dict().items()}
+            weights = {k: v for k, v in weights.items() if not k.startswith("speech.")}
+            own = {k: v for k, v in encoder.state_dict().items() if not k.startswith("first.")}
+            weights |= {f"speech.{k}": v.contiguous() for k, v in own.items()}
         for part, path in (("face", args.face), ("life", args.life)):
             if not path:
                 continue
@@ -175,8 +180,9 @@ def main(arguments: list[str] | None = None) -> None:
             ]
             step = MotionStep(net, args.steps, bool(saved.get("sized", False)), arms)
             export_onnx(step, motion_example(net), outputs, args.to / f"motion_{part}.onnx")
+            weights = {k: v for k, v in weights.items() if not k.startswith(f"{part}.")}
             weights |= {f"{part}.{k}": v.contiguous() for k, v in net.state_dict().items()}
-    save_file(weights, weights_path)
+    save_file({name: kept(name, value) for name, value in weights.items()}, weights_path)
     print(
         json.dumps(
             {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(args.to.glob("motion*"))}

@@ -25,7 +25,8 @@ from visavis.engine.training import augment
 from visavis.engine.training.data import Clip, MouthRig
 from visavis.engine.training.motion import load_net, rollout
 from visavis.engine.training.motion_data import Minutes, hear
-from visavis.engine.training.motion_encoder import Experts, correlation, load_experts
+from visavis.engine.training.motion_encoder import correlation
+from visavis.engine.training.motion_hearing import Experts, load_experts
 from visavis.engine.training.motion_nets import MotionNet
 from visavis.engine.training.speech import BODY
 

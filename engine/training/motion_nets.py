@@ -33,7 +33,7 @@ class Shape:
     head: int = 192
     blocks: int = 2
     momentum: bool = False
-    """Values that move smoothly are generated as what they move in a frame, and the last such move is heard of as well."""
+    """Values are generated as what their own last two frames do not foretell, and the last move is read as well."""
 
 
 class Layer(nn.Module):
@@ -137,24 +137,37 @@ class MotionNet(nn.Module):
         """1 for the features that this network listens to."""
         self.register_buffer("centre", torch.zeros(shape.values))
         self.register_buffer("spread", torch.ones(shape.values))
-        self.register_buffer("integrates", torch.zeros(shape.values))
-        """1 for values that are generated as moves."""
+        self.register_buffer("persistence", torch.zeros(2, shape.values))
+        """Linear prediction of a value's distance from its centre from those one and two frames before."""
         self.register_buffer("stride", torch.ones(shape.values))
         """What is generated, in units of the values."""
+        self.register_buffer("pace", torch.ones(shape.values))
+        """A usual move of one frame."""
+        self.register_buffer("tells", torch.ones(shape.values))
+        """1 for values whose last move is read; 0 where something else moves them (eyes)."""
 
-    def generated(self, x: Tensor, before: Tensor) -> Tensor:
+    def foretold(self, before: Tensor, moved: Tensor) -> Tensor:
+        """What the linear prediction says of the frame after `before`, which had `moved` (in paces)."""
+        first, second = self.persistence
+        return self.centre + (first + second) * (before - self.centre) - second * moved * self.pace
+
+    def generated(self, x: Tensor, before: Tensor, moved: Tensor) -> Tensor:
         """What the head generates of frames x (..., D) that follow `before`, at unit scale."""
-        return (x - torch.where(self.integrates > 0, before, self.centre)) / self.stride
+        return (x - self.foretold(before, moved)) / self.stride
 
-    def shown(self, y: Tensor, before: Tensor) -> Tensor:
+    def shown(self, y: Tensor, before: Tensor, moved: Tensor) -> Tensor:
         """The inverse: values (..., D) of what was generated, kept within bounds."""
-        x = y.clamp(-16, 16) * self.stride + torch.where(self.integrates > 0, before, self.centre)
+        x = y.clamp(-16, 16) * self.stride + self.foretold(before, moved)
         return self.centre + ((x - self.centre) / self.spread).clamp(-5, 5) * self.spread
+
+    def move(self, x: Tensor, before: Tensor) -> Tensor:
+        """How far x is from the frame before, in paces."""
+        return (x - before) / self.pace
 
     def past(self, before: Tensor, moved: Tensor) -> Tensor:
         """What the transformer reads of the frame before: where it was and, with momentum, how it moved."""
         place = (before - self.centre) / self.spread
-        return torch.cat([place, moved], -1) if self.shape.momentum else place
+        return torch.cat([place, moved * self.tells], -1) if self.shape.momentum else place
 
     def forward(self, past_BTD: Tensor, heard_BTF: Tensor, labels_BTL: Tensor) -> Tensor:
         """Contexts (B, T, width) of frames whose predecessors are `past` (normalised)."""

@@ -116,6 +116,13 @@ def random_sentence(words: list[str], rng: np.random.Generator) -> str:
     return " ".join(chosen).capitalize() + "."
 
 
+def command_sentence(rng: np.random.Generator) -> str:
+    """A sentence of the grammar that GRID's speakers read ("bin blue at f four please"), at random."""
+    from visavis.engine.training.motion_align import WORDS
+
+    return " ".join(str(rng.choice(sorted(words.values()))) for words in WORDS).capitalize() + "."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -129,6 +136,9 @@ def main() -> None:
         "--languages",
         default="en",
         help="taken in turn: en, and what espeak-ng knows (fr, it, es, pt-br ...)",
+    )
+    parser.add_argument(
+        "--commands", action="store_true", help="sentences of GRID's grammar instead of random words"
     )
     args = parser.parse_args()
     import gzip
@@ -156,9 +166,8 @@ def main() -> None:
         if f"{key}/sound" in made:
             continue
         rng = np.random.default_rng([number, 1])
-        sound, phones = speaker.say(
-            random_sentence(words, rng), voice, float(rng.uniform(0.85, 1.2)), language
-        )
+        text = command_sentence(rng) if args.commands else random_sentence(words, rng)
+        sound, phones = speaker.say(text, voice, float(rng.uniform(0.85, 1.2)), language)
         made[f"{key}/sound"], made[f"{key}/phones"] = to_int16(sound), phones
         if number % 20 == 19:
             save()

@@ -4,7 +4,7 @@
 // Computes what engine/motion/diffusion.py computes for a slot, in float32:
 //   hear  the gate opens where the network hears a voice and the detector agrees, closes by 0.5 a frame; a mouth at rest for
 //         `forget` frames makes the slot forget what was said; state label (speaking, listening, idle) and mood one-hot.
-//   show  face = clip(mean + share (face - mean)) gate; mood, expressiveness, head motion and gaze target applied; eyes turned
+//   show  face = clip(amplitude (mean + share (face - mean))) gate, its lips shut as far as a p, b or m was heard; mood, expressiveness, head motion and gaze target applied; eyes turned
 //         against the head; life and face spread to channels by two matrices; a person's two sides; neutral face added.
 // The host gives a cue a slot and tick, and looks at nothing in between. Ring indices and the noise's frame count move on here.
 // Bytes a slot: 48 of cue, about 400 of state, 3.2 kB of networks' outputs, 0.8 kB written (matrices, 24 kB, stay in cache);
@@ -49,13 +49,16 @@ struct VvMotion {
   uint8_t* actions[4];   // (slots,) of states.cu: speech, its context, face before it runs, face and life after
   // The same for all slots.
   const float *moods, *life_matrix, *face_matrix;  // (moods, life), (life, channels), (face, coefficients)
+  const float* aperture;                           // (face,) by how much each value parts the lips
   const int* kinds;       // (life,) of Kind
   const int* eye_places;  // (12,) channels: yaw, pitch, yaw, pitch; down left, right; up; out; in
   float head_limit[3], eye_limit[2];
   int window[2];
-  int n_features, n_face, n_life, n_labels, n_channels, n_coefficients, voice;
+  int n_features, n_face, n_life, n_labels, n_channels, n_coefficients, voice, closed;
   int turn, forget, head, gaze_place, lids_place;
-  float share, translation;
+  float share, translation, amplitude, touch;  // touch: the aperture of lips that meet
+  float voice_from, voice_over;                // the gate: opens from a probability on, fully so much above it
+  float closed_from, closed_over;              // lips: the same for the probability of a p, b or m
 };
 
 namespace {
@@ -68,9 +71,17 @@ constexpr int kHearThreads = 64, kShowThreads = 192, kStates = 3, kMostLife = 32
 __device__ __forceinline__ float within(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
 // The gate's next value for what was heard.
-__device__ __forceinline__ float moved_gate(float gate, float voice, bool voiced) {
-  const float wanted = voiced ? within((voice - 0.35f) / 0.3f, 0.f, 1.f) : 0.f;
+__device__ __forceinline__ float moved_gate(const VvMotion& m, float gate, float voice, bool voiced) {
+  const float wanted = voiced ? within((voice - m.voice_from) / m.voice_over, 0.f, 1.f) : 0.f;
   return wanted < gate ? (gate - wanted > 0.5f ? gate - 0.5f : wanted) : wanted;
+}
+
+// By what the values that open a mouth (n,) are scaled so that its lips meet as far as `strength` says (engine/motion/lips.py).
+__device__ float shut(const float* mouth, const float* aperture, int n, float touch, float strength) {
+  float opens = 0.f, pulls = 0.f;
+  for (int i = 0; i < n; ++i) (aperture[i] > 0.f ? opens : pulls) += mouth[i] * aperture[i];
+  if (!(opens + pulls > touch)) return 1.f;
+  return 1.f - strength * (1.f - within((touch - pulls) / (opens > 1e-4f ? opens : 1e-4f), 0.f, 1.f));
 }
 
 // more: frames of sound are still to come in this tick, so that states are kept where they were.
@@ -88,7 +99,7 @@ __global__ void __launch_bounds__(kHearThreads) motion_hear(VvMotion m, int more
   int rest = hush ? 0 : before.rest;
   bool forgets = false;
   if (hears) {
-    gate = moved_gate(gate, m.features[slot * m.n_features + m.voice], flags & kVoiced);
+    gate = moved_gate(m, gate, m.features[slot * m.n_features + m.voice], flags & kVoiced);
     rest = gate == 0.f ? rest + 1 : 0;
     forgets = rest == m.forget;
   } else if (moves) {
@@ -136,7 +147,9 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
   if (tid < m.n_life) {
     const int kind = m.kinds[tid];
     float x = m.life[slot * m.n_life + tid];
-    m.past_life[slot * m.n_life + tid] = x;
+    // The network reads where the eyes went, which move by themselves.
+    const bool looks = tid == m.gaze_place || tid == m.gaze_place + 1;
+    m.past_life[slot * m.n_life + tid] = looks ? cue.looks[tid - m.gaze_place] : tid == m.lids_place ? cue.lids : x;
     const float mood = own.mood[tid] + 0.08f * (m.moods[cue.mood * m.n_life + tid] - own.mood[tid]);
     own.mood[tid] = mood;
     if (kind & kCoefficient && mood > x) x = mood;
@@ -150,18 +163,28 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
       x = m.head_limit[axis] * tanhf(x / m.head_limit[axis]);
     }
     if (kind & kTranslation) x = m.translation * tanhf(x * cue.head_motion / m.translation);
-    if (tid == m.gaze_place || tid == m.gaze_place + 1) x = cue.looks[tid - m.gaze_place] + gaze[tid - m.gaze_place];
+    if (looks) x = cue.looks[tid - m.gaze_place] + gaze[tid - m.gaze_place];
     if (tid == m.lids_place) x = cue.lids;
     if (kind & kCoefficient) x = within(x, 0.f, 1.f);
     life[tid] = x;
   } else if (tid >= kMostLife && tid < kMostLife + m.n_face) {
     const int i = tid - kMostLife;
     const float mean = m.heard[slot * m.n_features + i];
-    const float shown = within(mean + m.share * (m.face[slot * m.n_face + i] - mean), 0.f, 1.f) * own.gate;
-    const float released = 0.2f * own.released[i];
-    m.past_face[slot * m.n_face + i] = shown;
-    own.released[i] = released;
-    mouth[i] = (shown + released) * (0.7f + 0.3f * cue.expressiveness);
+    mouth[i] = within(m.amplitude * (mean + m.share * (m.face[slot * m.n_face + i] - mean)), 0.f, 1.f) * own.gate;
+  }
+  __syncthreads();
+  float shown = 0.f;
+  if (tid < m.n_face) {
+    const float closed = m.heard[slot * m.n_features + m.closed];
+    const float factor = shut(mouth, m.aperture, m.n_face, m.touch, within((closed - m.closed_from) / m.closed_over, 0.f, 1.f));
+    shown = mouth[tid] * (m.aperture[tid] > 0.f ? factor : 1.f);
+  }
+  __syncthreads();  // all have read the mouth as it was
+  if (tid < m.n_face) {
+    const float released = 0.2f * own.released[tid];
+    m.past_face[slot * m.n_face + tid] = shown;
+    own.released[tid] = released;
+    mouth[tid] = (shown + released) * (0.7f + 0.3f * cue.expressiveness);
   }
   __syncthreads();
   const int c = tid;

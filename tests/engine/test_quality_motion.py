@@ -10,6 +10,7 @@ import pytest
 from sounds import sentence
 from visavis.benchmarks import quality, quality_motion
 from visavis.benchmarks import quality_motion_figures as figures
+from visavis.benchmarks import quality_motion_long as long
 from visavis.benchmarks.quality_motion_material import load_voices, not_speech
 from visavis.benchmarks.quality_motion_sources import (
     Baseline,
@@ -208,11 +209,24 @@ def talking_film(tmp_path):
 def test_the_whole_benchmark_on_a_film_made_here(tmp_path, capsys, talking_film, monkeypatch):
     """One film: rows for every source that is there, and a last line that is JSON."""
     monkeypatch.setattr(quality_motion, "MINUTE", 300)
+    monkeypatch.setattr(long, "MINUTE", 200)
+    monkeypatch.setattr(long, "SPEAKING", 120)
     monkeypatch.setattr(quality_motion, "not_speech", lambda: not_speech(2.0))
     data, cache = talking_film
     assert (
         quality.main(
-            ["--stage", "motion", "--data", str(data), "--cache", str(cache), "--peer", str(tmp_path)]
+            [
+                "--stage",
+                "motion",
+                "--data",
+                str(data),
+                "--cache",
+                str(cache),
+                "--peer",
+                str(tmp_path),
+                "--minutes",
+                "2",
+            ]
         )
         == 0
     )
@@ -223,3 +237,17 @@ def test_the_whole_benchmark_on_a_film_made_here(tmp_path, capsys, talking_film,
     assert {"aperture", "width", "lag", "landmarks", "jitter", "closing_ms", "recall"} <= set(first)
     assert first["aperture"] > 0.2 and first["head_deg_silence"] > 0 and first["seeds_aperture"] > 0.95
     assert result["sources"]["real lips"]["closures_wanted"] == 1
+    assert result["cost"]["ms_batch_1"] > 0 and result["cost"]["ms_batch_16"] > 0
+    assert set(result["drift"]) == set(long.FIGURES)
+
+
+def test_drift_is_told_from_what_varies_anyway():
+    rng = np.random.default_rng(0)
+    steady = [{name: 1 + 0.1 * rng.standard_normal() for name in long.FIGURES} for _ in range(60)]
+    adrift = [row | {"head_off_deg": 0.2 * k} for k, row in enumerate(steady)]
+    found = long.drift(adrift)
+    assert abs(found["head_off_deg"]["last"] - 0.2 * 57) < 1e-6 and found["head_off_deg"]["apart"] > 4
+    assert max(abs(long.drift(steady)[name]["apart"]) for name in long.FIGURES) < 3.5
+    minute = long.minute_of([np.ones(3 * 16000, np.float32)])
+    assert minute.shape == (long.MINUTE, SAMPLES_PER_FRAME)
+    assert minute[: long.SPEAKING].any() and not minute[long.SPEAKING :].any()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_cuda_steps import crop_place
 from visavis.engine.motion import diffusion as product
+from visavis.engine.motion import lips
 from visavis.engine.motion.channels import ARKIT, GAZE_SLICE, INDEX, N_CHANNELS
 from visavis.engine.motion.layout import (
     EYE_LIMIT,
@@ -73,7 +74,7 @@ class Arrays:
         places = [*range(GAZE_SLICE.start, GAZE_SLICE.stop), *(INDEX[name] for name in eyes)]
         self.tables = {
             "moods": moods, "life_matrix": life_matrix(), "face_matrix": spread(np.eye(len(FACE), dtype=np.float32)),
-            "kinds": kinds, "eye_places": np.array(places, np.int32),
+            "aperture": lips.APERTURE, "kinds": kinds, "eye_places": np.array(places, np.int32),
         }  # fmt: skip
 
     def structure(self) -> s.Motion:
@@ -85,9 +86,11 @@ class Arrays:
             actions=tuple(a.ctypes.data for a in self.actions),
             head_limit=tuple(map(float, HEAD_LIMIT)), eye_limit=tuple(map(float, EYE_LIMIT)), window=WINDOWS,
             n_features=FEATURES, n_face=len(FACE), n_life=len(LIFE), n_labels=LABELS, n_channels=N_CHANNELS,
-            n_coefficients=len(ARKIT), voice=product.VOICE, turn=product.TURN, forget=FORGET, head=HEAD.start,
+            n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
             gaze_place=GAZE.start, lids_place=LIFE_INDEX["eyeBlink"], share=product.FACE_SHARE,
-            translation=product.TRANSLATION_LIMIT,
+            translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH,
+            voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,
+            closed_from=lips.HEARD[0], closed_over=lips.HEARD[1] - lips.HEARD[0],
         )  # fmt: skip
 
 
@@ -106,7 +109,7 @@ def check_hear(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
         for _ in range(calls):
             more = bool(rng.integers(0, 2))
             a.held["features"][:] = rng.standard_normal((n, FEATURES))
-            a.held["features"][:, product.VOICE] = rng.choice([0.0, 0.0, 0.0, 0.36, 0.52, 0.9], n)
+            a.held["features"][:, product.VOICE] = rng.choice([0.0, 0.0, 0.0, 0.22, 0.31, 0.9], n)
             before = {name: array.copy() for name, array in a.held.items()}
             released = [list(state.released) for state in a.states]
             index = [x.copy() for x in (*a.index, *a.filled)]
@@ -188,6 +191,7 @@ def check_show(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
             lids = rng.random(n).astype(np.float32)
             a.held["life"][:] = rng.standard_normal((n, len(LIFE))) * 0.4
             a.held["face"][:] = rng.standard_normal((n, len(FACE)))
+            a.held["heard"][:, product.CLOSED] = rng.choice([0.0, 0.1, 0.2, 0.9], n)
             before = {name: array.copy() for name, array in a.held.items()}
             rings = [x.copy() for x in (*a.index, *a.filled)]
             for slot, own in enumerate(slots):
@@ -210,12 +214,16 @@ def check_show(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
                     assert now == was
                     continue
                 mean, face = before["heard"][slot, : len(FACE)], before["face"][slot]
-                face = np.clip(mean + product.FACE_SHARE * (face - mean), 0, 1) * np.float32(own.gate.value)
+                face = product.AMPLITUDE * (mean + product.FACE_SHARE * (face - mean))
+                face = np.clip(face, 0, 1) * np.float32(own.gate.value)
+                face = lips.meet(face, lips.heard_closed(before["heard"][slot, product.CLOSED]))
                 life, arms = before["life"][slot], before["arms"][slot]
                 motion = model._compose(own, face, life, arms, looks[slot], float(lids[slot]))
                 shown = before["given"][slot] if flags[slot] & s.GIVEN else motion
                 np.testing.assert_allclose(a.held["motion"][slot], shown + before["neutral"][slot], atol=2e-5)
                 np.testing.assert_allclose(a.held["past_face"][slot], face, atol=1e-6)
+                life = life.copy()
+                life[GAZE], life[LIFE_INDEX["eyeBlink"]] = looks[slot], lids[slot]
                 np.testing.assert_array_equal(a.held["past_life"][slot], life)
                 state = a.states[slot]
                 np.testing.assert_allclose(state.gaze[:2], own.gaze, atol=1e-6)

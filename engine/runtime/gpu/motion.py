@@ -16,6 +16,7 @@ import numpy.typing as npt
 from visavis.engine.audio import mel
 from visavis.engine.audio.vad import VoiceActivity
 from visavis.engine.motion import diffusion as product
+from visavis.engine.motion import lips
 from visavis.engine.motion.channels import ARKIT, GAZE_SLICE, INDEX, N_CHANNELS
 from visavis.engine.motion.director import MotionSource
 from visavis.engine.motion.layout import (
@@ -251,7 +252,7 @@ class DeviceMotion:
         ]
         tables = {
             "moods": moods, "life_matrix": life_matrix(), "face_matrix": spread(np.eye(len(FACE), dtype=np.float32)),
-            "kinds": kinds, "eye_places": np.array(places, np.int32),
+            "aperture": lips.APERTURE, "kinds": kinds, "eye_places": np.array(places, np.int32),
         }  # fmt: skip
         keep = {name: put(device, array) for name, array in tables.items()}
         arrays = {
@@ -272,9 +273,11 @@ class DeviceMotion:
             head_limit=tuple(map(float, HEAD_LIMIT)), eye_limit=tuple(map(float, EYE_LIMIT)),
             window=tuple(p.engine.inputs["keys"][0][3] for p in parts),
             n_features=self._quiet.shape[1], n_face=len(FACE), n_life=len(LIFE), n_labels=LABELS, n_channels=N_CHANNELS,
-            n_coefficients=len(ARKIT), voice=product.VOICE, turn=product.TURN, forget=FORGET, head=HEAD.start,
+            n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
             gaze_place=GAZE.start, lids_place=LIFE_INDEX["eyeBlink"], share=product.FACE_SHARE,
-            translation=product.TRANSLATION_LIMIT,
+            translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH,
+            voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,
+            closed_from=lips.HEARD[0], closed_over=lips.HEARD[1] - lips.HEARD[0],
         )  # fmt: skip
         return structure, list(keep.values())
 
