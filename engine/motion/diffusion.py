@@ -259,7 +259,7 @@ class MotionModel:
         face = self._generate("face", labels, mask, FACE_TEMPERATURE)["motion"]
         gates = np.array([slot.gate.value for slot in self._slots], np.float32)[:, None]
         mean = self._heard[:, : len(FACE)]
-        face = np.clip(AMPLITUDE * (mean + FACE_SHARE * (face - mean)), 0, 1) * gates
+        face = np.clip(np.float32(AMPLITUDE) * (mean + FACE_SHARE * (face - mean)), 0, 1) * gates
         face = meet(face, heard_closed(self._heard[:, CLOSED]))
         lives = self._generate("life", labels, mask, LIFE_TEMPERATURE)
         life = lives["motion"].copy()

@@ -28,11 +28,11 @@ def meet(face: FloatArray, strength: FloatArray) -> FloatArray:
     """FACE values (..., N) with lips that meet as far as `strength` (...), 0 to 1, says; lips that meet already are left alone."""
     opens, pulls = face @ _OPENING, face @ _PULL
     wanted = np.clip((TOUCH - pulls) / np.maximum(opens, 1e-4), 0, 1)
-    factor = 1 - strength * np.where(opens + pulls > TOUCH, 1 - wanted, 0)
+    factor = 1 - strength * (1 - wanted)
     return (face * np.where(_OPENING > 0, factor[..., None], 1)).astype(np.float32)
 
 
 def heard_closed(probability: FloatArray) -> FloatArray:
     """How strongly lips are to be shut (...) at probabilities (...) of p, b or m."""
     low, high = HEARD
-    return np.clip((probability - low) / (high - low), 0, 1)
+    return np.clip((probability - low) / (high - low), 0, 1).astype(np.float32)

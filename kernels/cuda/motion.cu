@@ -80,7 +80,6 @@ __device__ __forceinline__ float moved_gate(const VvMotion& m, float gate, float
 __device__ float shut(const float* mouth, const float* aperture, int n, float touch, float strength) {
   float opens = 0.f, pulls = 0.f;
   for (int i = 0; i < n; ++i) (aperture[i] > 0.f ? opens : pulls) += mouth[i] * aperture[i];
-  if (!(opens + pulls > touch)) return 1.f;
   return 1.f - strength * (1.f - within((touch - pulls) / (opens > 1e-4f ? opens : 1e-4f), 0.f, 1.f));
 }
 

@@ -98,9 +98,29 @@ class Motion(ctypes.Structure):
         *_fields(_F * 3, "head_limit"),
         *_fields(_F * 2, "eye_limit"),
         *_fields(_I * 2, "window"),
-        *_fields(_I, "n_features", "n_face", "n_life", "n_labels", "n_channels", "n_coefficients", "voice", "closed"),
+        *_fields(
+            _I,
+            "n_features",
+            "n_face",
+            "n_life",
+            "n_labels",
+            "n_channels",
+            "n_coefficients",
+            "voice",
+            "closed",
+        ),
         *_fields(_I, "turn", "forget", "head", "gaze_place", "lids_place"),
-        *_fields(_F, "share", "translation", "amplitude", "touch", "voice_from", "voice_over", "closed_from", "closed_over"),
+        *_fields(
+            _F,
+            "share",
+            "translation",
+            "amplitude",
+            "touch",
+            "voice_from",
+            "voice_over",
+            "closed_from",
+            "closed_over",
+        ),
     ]
 
 
