@@ -247,6 +247,80 @@ def paste_rows(size: int, repeats: int) -> list[Row]:
     return rows
 
 
+def feature_rows(size: int, repeats: int) -> list[Row]:
+    """What networks are given: features of a frame of sound, the square around the face of a drawn frame."""
+    from visavis.engine.audio import mel
+    from visavis.engine.video.crop import CROP, CropTransform, crop, cut, quantised_position
+
+    rng = np.random.default_rng(0)
+    sound = rng.normal(0, 0.1, mel.WINDOW + 3 * mel.HOP).astype(np.float32)
+    filters, window = mel.mel_filters(), mel.TABLES.window
+
+    def ours() -> object:
+        return kernels.log_mel(mel.TABLES, sound)
+
+    def by_numpy() -> object:
+        windows = np.lib.stride_tricks.sliding_window_view(sound, mel.WINDOW)[:: mel.HOP] * window
+        spectrum = np.fft.rfft(windows, mel.N_FFT)
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+        return np.log(power @ filters * np.float32(mel.TABLES.scale / mel.FLOOR) + np.float32(1))
+
+    rows = [Row("log-mel of 40 ms", *_with("numpy", ours, by_numpy, repeats))]
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        torch.set_num_threads(1)
+        bank, hann, samples = (torch.from_numpy(a) for a in (filters.T.copy(), window, sound))
+
+        def by_torch() -> object:
+            with torch.inference_mode():
+                windows = torch.nn.functional.pad(
+                    samples.unfold(0, mel.WINDOW, mel.HOP) * hann, (0, mel.N_FFT - mel.WINDOW)
+                )
+                power = torch.fft.rfft(windows).abs().square()
+                return torch.log1p(bank @ power.T * (mel.TABLES.scale / mel.FLOOR))
+
+        rows.append(Row("log-mel of 40 ms", *_with("torch", ours, by_torch, repeats)))
+    try:
+        import librosa
+    except ImportError:
+        pass
+    else:
+        padded = np.pad(sound, (0, mel.N_FFT - mel.WINDOW))
+
+        def by_librosa() -> object:
+            power = librosa.feature.melspectrogram(
+                y=padded, sr=16_000, n_mels=mel.N_MELS, n_fft=mel.N_FFT, hop_length=mel.HOP, win_length=mel.WINDOW,
+                window=window, center=False,
+            )  # fmt: skip
+            return np.log1p(power * (mel.TABLES.scale / mel.FLOOR))
+
+        rows.append(Row("log-mel of 40 ms", *_with("librosa", ours, by_librosa, repeats)))
+
+    coarse = rng.integers(0, 256, (9, 9, 4), dtype=np.uint8)
+    frame = np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
+    target = kernels.Target(size, size)
+    target.rgb[:], target.coverage[:] = frame[..., :3], frame[..., 3]
+    target.part[:] = 1
+    target.position[:] = rng.normal(0, 0.05, (size, size, 3))
+    for scale in (0.99, 0.56):
+        where = CropTransform(scale, CROP / 2 - scale * size / 2 + 0.3, CROP / 2 - scale * size / 2 - 0.4)
+
+        def our_cut(where: CropTransform = where) -> object:
+            return cut(target, where)
+
+        def opencv_cut(where: CropTransform = where) -> object:
+            part = crop(target.part, where, nearest=True)
+            position = quantised_position(crop(target.position, where, nearest=True), part)
+            return crop(target.rgb, where), crop(target.coverage, where), part, position
+
+        label = f"face crop {CROP}x{CROP} of {size}x{size}, scale {scale}"
+        rows.append(Row(label, *_with("cv2.resize, warpAffine, numpy", our_cut, opencv_cut, repeats)))
+    return rows
+
+
 def step_rows(repeats: int) -> list[Row]:
     """Sampler and ring, of the sizes that a video network of 256 px and a motion network of 4 layers have."""
     rng = np.random.default_rng(0)
@@ -307,6 +381,7 @@ def tick_rows(size: int, repeats: int) -> list[Row]:
     from visavis.engine.audio.mel import LogMel
     from visavis.engine.enroll import enroll
     from visavis.engine.motion.channels import zero_motion
+    from visavis.engine.video.crop import CROP, RAMP, FaceCrop, cut
     from visavis.engine.video.renderer import Renderer
 
     avatar = enroll(Path(str(engine.__file__)).parent / "assets" / "astronaut.png", size=size)
@@ -322,11 +397,23 @@ def tick_rows(size: int, repeats: int) -> list[Row]:
         mel.push(sound)
         kernels.rgb_to_i420(renderer.render(motion), out)
 
+    face = FaceCrop(avatar)
+    mask = np.zeros((CROP, CROP), np.float32)
+    mask[100:200, 80:180] = 1
+
+    def painted() -> None:
+        mel.push(sound)
+        frame, where = renderer.render(motion), face.transform(motion)
+        colour, *_ = cut(renderer.target, where)
+        square = kernels.Square(colour, mask, RAMP, (where.scale, where.x0, where.y0))
+        kernels.composite(frame, square, out)
+
     shape = f"{image.shape[1]}x{image.shape[0]}"
     return [
         Row("tick: log-mel of 40 ms", alone(lambda: mel.push(sound), repeats)),
         Row(f"tick: pose and draw {shape}", alone(lambda: renderer.render(motion), repeats)),
         Row(f"tick: all without networks {shape}", alone(whole, repeats)),
+        Row(f"tick: the same with face crop and paste {shape}", alone(painted, repeats)),
     ]
 
 
@@ -392,6 +479,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows += color_rows(args.size, args.repeats)
         rows += pose_rows(args.repeats)
         rows += paste_rows(args.size, args.repeats)
+        rows += feature_rows(args.size, args.repeats)
         rows += step_rows(args.repeats)
         rows += tick_rows(args.size, args.repeats)
     finally:

@@ -7,6 +7,7 @@ while it works.
 from __future__ import annotations
 
 from .color import Square, blend, composite, paste, rgb_to_i420
+from .features import CropPlace, MelTables, face_crop, log_mel
 from .library import available_isas, isa, use_isa
 from .pose import PoseRig
 from .raster import Mesh, Target
@@ -14,6 +15,8 @@ from .ring import kv_ring
 from .sampler import noise, sampler_step
 
 __all__ = [
+    "CropPlace",
+    "MelTables",
     "Mesh",
     "PoseRig",
     "Square",
@@ -21,8 +24,10 @@ __all__ = [
     "available_isas",
     "blend",
     "composite",
+    "face_crop",
     "isa",
     "kv_ring",
+    "log_mel",
     "noise",
     "paste",
     "rgb_to_i420",

@@ -31,6 +31,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "vv_pose": (None, [_P, _P, _P, _P, _P, _P]),
     "vv_composite": (_I, [_P, _I, _I, _P, _P, _P, _I, *[ctypes.c_float] * 3, _P]),
     "vv_sampler_step": (_I, [_P, _I, ctypes.c_long]),
+    "vv_log_mel": (None, [_P, _P, _I, _P]),
+    "vv_face_crop": (_I, [_P]),
     "vv_kv_ring": (_I, [*[_P] * 7, *[_I] * 6]),
 }
 

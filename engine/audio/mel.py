@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.timing import SAMPLE_RATE, SAMPLES_PER_FRAME
+from visavis.kernels import MelTables, log_mel
+from visavis.kernels.features import MEL_BANDS, MEL_FFT, MEL_HOP, MEL_WINDOW
 
-HOP = 160
-WINDOW = 400
-N_FFT = 512
-N_MELS = 80
+HOP, WINDOW, N_FFT, N_MELS = MEL_HOP, MEL_WINDOW, MEL_FFT, MEL_BANDS
 MELS_PER_FRAME = SAMPLES_PER_FRAME // HOP
 FLOOR = 1e-6
 """Added to the power of each band before the logarithm: about the noise of a quiet 16-bit recording."""
@@ -54,15 +53,13 @@ def filter_ranges() -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Float
     return np.array(first, np.int32), np.array(bins, np.int32), np.array(weights, np.float32)
 
 
-_FILTERS = mel_filters()
-HANN = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(WINDOW) + 0.5) / WINDOW)).astype(np.float32)
-POWER_SCALE = np.float32(1 / HANN.sum() ** 2 * 4)  # a full-scale sine has power 1 at its bin
+def _tables() -> MelTables:
+    """What the kernels take. A full-scale sine has power 1 at its bin; the floor is 0 and loud speech near 10."""
+    hann = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(WINDOW) + 0.5) / WINDOW)).astype(np.float32)
+    return MelTables(hann, *filter_ranges(), float(4 / hann.sum() ** 2), FLOOR)
 
 
-def power_to_log(power: FloatArray) -> FloatArray:
-    """Band power -> natural logarithm, moved so that the floor is 0 and loud speech is near 10: (...,
-    N_MELS)."""
-    return np.log((power + FLOOR) / FLOOR).astype(np.float32)
+TABLES = _tables()
 
 
 def silence(n: int) -> FloatArray:
@@ -90,11 +87,6 @@ class LogMel:
     def push(self, samples: FloatArray) -> FloatArray:
         """Take samples (n,), return the features that they complete: (m, N_MELS) float32."""
         sound = np.concatenate([self.state.tail, samples.astype(np.float32, copy=False)])
-        n = max(0, (len(sound) - WINDOW) // HOP + 1)
-        self.state.tail = sound[n * HOP :].copy()
-        if n == 0:
-            return np.zeros((0, N_MELS), np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[: n * HOP : HOP] * HANN
-        spectrum = np.fft.rfft(windows, N_FFT)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) * POWER_SCALE
-        return power_to_log((power @ _FILTERS).astype(np.float32))
+        features = log_mel(TABLES, sound)
+        self.state.tail = sound[len(features) * HOP :].copy()
+        return features

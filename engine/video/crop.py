@@ -1,7 +1,7 @@
 """The square around the face that the video network sees, cut out of a frame and put back.
 
 The crop is a similarity without rotation: its scale is the avatar's own, fixed by the size of the fitted head, and its centre follows the
-head as a pure function of the motion. Data building and the product cut with this same code.
+head as a pure function of the motion. Data building cuts with `crop`, the product with `cut`: the same but for the rounding of places.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from visavis.engine.avatar import PIVOTS, Avatar
 from visavis.engine.body.fit import FLIP, Fit
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix
 from visavis.engine.motion.channels import HEAD_SLICE, NECK_SLICE, SPINE_SLICE, TRANSLATION_SLICE
+from visavis.kernels import CropPlace
+
+Bytes = npt.NDArray[np.uint8]
 
 CROP = 256
 """Side of the crop in pixels."""
@@ -107,7 +110,7 @@ def crop(image: npt.NDArray[Any], transform: CropTransform, *, nearest: bool = F
     """
     scale = transform.scale
     if not nearest and scale < 0.67:  # average first: no aliasing when shrinking
-        image, transform = _reduced(image, transform, round(1 / scale))
+        image, transform = _reduced(image, transform)
     flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     out = cv2.warpAffine(
         image, transform.forward(), (CROP, CROP), flags=flags, borderMode=cv2.BORDER_REPLICATE
@@ -115,27 +118,47 @@ def crop(image: npt.NDArray[Any], transform: CropTransform, *, nearest: bool = F
     return np.asarray(out, image.dtype)
 
 
-def _reduced(
-    image: npt.NDArray[Any], transform: CropTransform, by: int
-) -> tuple[npt.NDArray[Any], CropTransform]:
-    """Where the crop lies, the image averaged over squares of `by` pixels, and the transform of that piece."""
+def place_of(transform: CropTransform, width: int, height: int) -> CropPlace:
+    """Where the crop lies in a frame of width x height, and what of it is averaged first: nothing where it is not shrunk much."""
+    scale, by = transform.scale, 1
+    left, top, columns, rows = 0, 0, width, height
+    if scale < 0.67:
+        x0, y0, x1, y1 = transform.box(width, height)
+        squares = round(1 / scale)
+        x_from, y_from = max(x0 - squares, 0), max(y0 - squares, 0)
+        across = (min(x1 + 2 * squares, width) - x_from) // squares
+        down = (min(y1 + 2 * squares, height) - y_from) // squares
+        if x1 > x0 and y1 > y0 and across > 0 and down > 0:
+            by, left, top, columns, rows = squares, x_from, y_from, across, down
+    return CropPlace(scale, transform.x0, transform.y0, by, left, top, columns, rows)
+
+
+def _reduced(image: npt.NDArray[Any], transform: CropTransform) -> tuple[npt.NDArray[Any], CropTransform]:
+    """Where the crop lies, the image averaged as `place_of` says, and the transform of that piece."""
     height, width = image.shape[:2]
-    x0, y0, x1, y1 = transform.box(width, height)
-    x0, y0 = max(x0 - by, 0), max(y0 - by, 0)
-    x1, y1 = (
-        low + (min(high + 2 * by, side) - low) // by * by
-        for low, high, side in ((x0, x1, width), (y0, y1, height))
-    )
-    if x1 <= x0 or y1 <= y0:
+    place = place_of(transform, width, height)
+    if place.by == 1:
         return image, transform
-    piece = cv2.resize(image[y0:y1, x0:x1], ((x1 - x0) // by, (y1 - y0) // by), interpolation=cv2.INTER_AREA)
+    by, x0, y0 = place.by, place.left, place.top
+    piece = image[y0 : y0 + by * place.rows, x0 : x0 + by * place.columns]
+    piece = cv2.resize(piece, (place.columns, place.rows), interpolation=cv2.INTER_AREA)
     scale = transform.scale
     return np.asarray(piece, image.dtype), CropTransform(
         scale * by, transform.x0 + scale * x0, transform.y0 + scale * y0
     )
 
 
+def cut(target: kernels.Target, transform: CropTransform) -> tuple[Bytes, Bytes, Bytes, Bytes]:
+    """What the video network sees of a drawn frame: colour (CROP, CROP, 3), coverage (CROP, CROP), labels (CROP, CROP), quantised rest
+    positions (CROP, CROP, 3). `crop` and `quantised_position` in one pass, within the rounding of places."""
+    height, width = target.rgb.shape[:2]
+    return kernels.face_crop(
+        target.rgb, target.coverage, target.part, target.position, place_of(transform, width, height), CROP, _FACTOR, _OFFSET
+    )  # fmt: skip
+
+
 _QUANTUM = 254 / (POSITION_HIGH - POSITION_LOW)
+_FACTOR, _OFFSET = _QUANTUM.tolist(), (1.5 - POSITION_LOW * _QUANTUM).tolist()
 _FACTORS = np.tile(_QUANTUM, CROP).astype(np.float32)
 _OFFSETS = np.tile(1.5 - POSITION_LOW * _QUANTUM, CROP).astype(np.float32)
 

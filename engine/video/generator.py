@@ -19,7 +19,7 @@ import numpy.typing as npt
 from visavis.engine.diffusion import schedule
 from visavis.engine.motion.channels import FloatArray, zero_motion
 from visavis.engine.runtime import load
-from visavis.engine.video.crop import CROP, FaceCrop, crop, paste, quantised_position
+from visavis.engine.video.crop import CROP, FaceCrop, cut, paste
 from visavis.engine.video.renderer import Renderer
 from visavis.kernels import Target
 
@@ -51,12 +51,8 @@ class Conditions:
     @classmethod
     def cut(cls, face: FaceCrop, target: Target, motion: FloatArray) -> Conditions:
         """From a drawn target and the motion that it shows."""
-        where = face.transform(motion)
-        part = crop(target.part, where, nearest=True)
-        return cls(
-            crop(target.rgb, where)[None], part[None], crop(target.coverage, where)[None],
-            quantised_position(crop(target.position, where, nearest=True), part)[None],
-        )  # fmt: skip
+        warp, coverage, part, position = cut(target, face.transform(motion))
+        return cls(warp[None], part[None], coverage[None], position[None])
 
 
 @dataclass

@@ -49,6 +49,7 @@ const bool tables_filled = fill_tables();
     isa::fill_color(k);          \
     isa::fill_pose(k);           \
     isa::fill_steps(k);          \
+    isa::fill_features(k);       \
     return k;                    \
   }
 VV_TABLE(base, base)
@@ -386,6 +387,33 @@ VV_API int vv_composite(uint8_t* rgb, int width, int height, const uint8_t* colo
                          {0, 0, low.data() + width, shares.data() + width, shares.data() + pixels + width},
                          bytes.data(), bytes.data() + 4 * n * n, bytes.data() + 4 * n * n + n, shares.data() + 2 * pixels};
     active.load()->composite(rgb, width, height, colour, mask, window, side, scale, x0, y0, out, scratch);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return -1;
+  }
+}
+
+// `windows` windows of 400 samples, 160 apart -> (windows, 80).
+VV_API void vv_log_mel(const MelTables* tables, const float* sound, int windows, float* out) {
+  active.load()->log_mel(*tables, sound, windows, out);
+}
+
+// 0, or -1 when memory ran out.
+VV_API int vv_face_crop(const FaceCrop* crop) {
+  try {
+    const size_t side = crop->side, columns = crop->columns;
+    std::vector<int32_t> places(3 * side);
+    std::vector<uint16_t> shares(side + 4 * columns);
+    std::vector<uint8_t> rows(8 * columns);
+    std::vector<float> values(9 * side);
+    FaceCropScratch scratch{places.data(), places.data() + side, places.data() + 2 * side,
+                            shares.data(), shares.data() + side, {rows.data(), rows.data() + 4 * columns},
+                            values.data(), values.data() + 3 * side, values.data() + 6 * side};
+    for (size_t i = 0; i < 3 * side; ++i) {
+      scratch.factor[i] = crop->factor[i % 3];
+      scratch.offset[i] = crop->offset[i % 3];
+    }
+    active.load()->face_crop(*crop, scratch);
     return 0;
   } catch (const std::bad_alloc&) {
     return -1;

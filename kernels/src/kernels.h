@@ -99,6 +99,33 @@ struct KvRing {
   int planes, slots, fresh, sink, window, row_bytes;
 };
 
+// Tables of log-mel; see cuda/log_mel.cu, which has the same.
+struct MelTables {
+  const float *window, *cosine, *sine;
+  const int32_t *first, *bin;
+  const float* weights;
+  float scale, floor;
+};
+
+// The square around the face of one frame; see cuda/face_crop.cu.
+struct FaceCrop {
+  const uint8_t *rgb, *coverage, *labels;
+  const float* position;
+  uint8_t *warp, *seen, *part, *rest;
+  float factor[3], offset[3];
+  float scale, x0, y0;
+  int by, left, top, columns, rows;
+  int width, height, side;
+};
+
+// Memory for it, made by the caller.
+struct FaceCropScratch {
+  int32_t *low, *high, *nearest;      // (side,)
+  uint16_t *share, *mixed;            // (side,), (columns, 4)
+  uint8_t* packed[2];                 // (columns, 4)
+  float *position, *factor, *offset;  // (side, 3)
+};
+
 struct Kernels {
   const char* name;
   void (*prepare)(const Mesh&, const float* vertices, const float* brightness, bool perspective, int32_t* fixed,
@@ -114,11 +141,13 @@ struct Kernels {
   void (*sampler_step)(const SamplerStep&, int slots, long n);
   void (*kv_ring)(const uint8_t* fresh, const uint8_t* sink, uint8_t* cache, int32_t* positions, int64_t* written,
                   const uint8_t* mask, const uint8_t* reset, const KvRing&);
+  void (*log_mel)(const MelTables&, const float* sound, int windows, float* out);
+  void (*face_crop)(const FaceCrop&, FaceCropScratch&);
 };
 
-namespace base { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); }
-namespace avx2 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); }
-namespace avx512 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); }
+namespace base { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
+namespace avx2 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
+namespace avx512 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
 
 // Filled when the library loads (api.cpp).
 alignas(32) extern int16_t bicubic_weights[256][4];  // Catmull-Rom at 1/256 texel, sum 16384

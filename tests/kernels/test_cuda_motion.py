@@ -11,7 +11,6 @@ from cuda_build import SEEDS, on_device, pointer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_cuda_steps import crop_place
 from visavis.engine.motion import diffusion as product
 from visavis.engine.motion import lips
 from visavis.engine.motion.channels import ARKIT, GAZE_SLICE, INDEX, N_CHANNELS
@@ -32,7 +31,7 @@ from visavis.engine.motion.speech import FORGET, spread
 from visavis.engine.runtime.gpu import structures as s
 from visavis.engine.runtime.gpu.emulated import EmulatedDevice
 from visavis.engine.runtime.gpu.figure import DeviceFigure
-from visavis.engine.video.crop import CropTransform
+from visavis.engine.video.crop import CropTransform, place_of
 from visavis.engine.video.figure import Bone, Figure, Part
 
 several = settings(max_examples=10, deadline=None, derandomize=True)
@@ -364,7 +363,7 @@ def check_figure(cuda: ctypes.CDLL, seed: int, slots: int, scale: float) -> None
             where = CropTransform(
                 scale, side / 2 - scale * (cx + fx * x / depth), side / 2 - scale * (cy - fx * y / depth)
             )
-            got, want = places[slot], crop_place(where, width, height)
+            got, want = places[slot], place_of(where, width, height)
             np.testing.assert_allclose((got.scale, got.x0, got.y0), placement[slot])
             if depth > 0.2:
                 np.testing.assert_allclose((got.x0, got.y0), (where.x0, where.y0), rtol=1e-4, atol=0.02)

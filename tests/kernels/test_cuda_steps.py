@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from visavis import kernels
 from visavis.engine.runtime.gpu.structures import StateTensor
-from visavis.engine.video.crop import CropTransform
+from visavis.engine.video.crop import CropTransform, place_of
 from visavis.engine.video.crop import crop as product_crop
 
 several = settings(max_examples=15, deadline=None, derandomize=True)
@@ -374,6 +374,9 @@ def check_face_crop(cuda: ctypes.CDLL, seed: int, slots: int = 2) -> None:
             np.testing.assert_array_equal(outs["seen"][s], colour[..., 3])
             np.testing.assert_array_equal(outs["part"][s], label)
             np.testing.assert_array_equal(outs["rest"][s], rest)
+            twin = kernels.face_crop(*(a[s] for a in held), places[s], SIDE, (50.0,) * 3, (100.0,) * 3)
+            for name, own in zip(("warp", "seen", "part", "rest"), twin, strict=True):
+                np.testing.assert_array_equal(outs[name][s], own)
             if fresh[s]:
                 np.testing.assert_allclose(previous[s], colour[..., :3].transpose(2, 0, 1) / 255, atol=1e-6)
             else:
@@ -386,20 +389,6 @@ def test_face_crop(cuda: ctypes.CDLL, seed: int) -> None:
     check_face_crop(cuda, seed)
 
 
-def crop_place(where: CropTransform, width: int, height: int) -> CropPlace:
-    """Where `crop` of the product cuts a frame of width x height, and what it averages first."""
-    by, left, top, columns, rows = 1, 0, 0, width, height
-    if where.scale < 0.67:
-        by = round(1 / where.scale)
-        x0, y0, x1, y1 = where.box(width, height)
-        left, top = max(x0 - by, 0), max(y0 - by, 0)
-        columns = (min(x1 + 2 * by, width) - left) // by
-        rows = (min(y1 + 2 * by, height) - top) // by
-        if x1 <= x0 or y1 <= y0 or columns < 1 or rows < 1:
-            by, left, top, columns, rows = 1, 0, 0, width, height
-    return CropPlace(where.scale, where.x0, where.y0, by, left, top, columns, rows)
-
-
 def test_face_crop_is_what_the_product_cuts(cuda: ctypes.CDLL) -> None:
     """Within two levels of `engine.video.crop`, at scales above and below that of averaging."""
     rng = np.random.default_rng(0)
@@ -409,7 +398,7 @@ def test_face_crop_is_what_the_product_cuts(cuda: ctypes.CDLL) -> None:
     labels = np.repeat(np.repeat(rng.integers(0, 4, (8, 6), dtype=np.uint8), 40, 0), 50, 1)
     for scale, x0, y0 in ((1.1, -20.3, -40.7), (0.55, 30.2, 24.6), (0.9, 128 - 0.9 * 300, -10.0)):
         where = CropTransform(scale, x0, y0)
-        place = crop_place(where, 300, 320)
+        place = place_of(where, 300, 320)
         colour, label, _ = crop_reference(smooth, labels, np.zeros((320, 300, 3), np.float32), place)
         wanted = product_crop(smooth, where)
         difference = np.abs(colour.astype(int) - wanted)

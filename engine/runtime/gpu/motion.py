@@ -296,15 +296,5 @@ class DeviceMotion:
 
 
 def _mel_tables(device: Device) -> tuple[st.MelTables, list[Any]]:
-    angle = -2 * np.pi * np.arange(mel.N_FFT // 2) / mel.N_FFT
-    first, bins, weights = mel.filter_ranges()
-    arrays = [
-        mel.HANN,
-        np.cos(angle).astype(np.float32),
-        np.sin(angle).astype(np.float32),
-        first,
-        bins,
-        weights,
-    ]
-    held = [put(device, array) for array in arrays]
-    return st.MelTables(*map(device.pointer, held), float(mel.POWER_SCALE), mel.FLOOR), held
+    held = [put(device, array) for array in mel.TABLES.arrays]
+    return st.MelTables(*map(device.pointer, held), mel.TABLES.scale, mel.TABLES.floor), held
