@@ -304,4 +304,6 @@ def _photo_teeth(
                     -np.ones(gx.size)], 1)  # fmt: skip
     points = ray * (plane / (ray @ axis))[:, None]
     uv = np.stack([gx.ravel() - x0, gy.ravel() - y0], 1)
-    return _sheet(turn, "photoTeeth", points @ turn, uv, grid_triangles(ny, nx), texture, jaw, "upperTeeth")
+    # what the photo really shows is labelled as skin is: the video network paints over modelled mouths, not over a person's own teeth
+    part = "upperTeeth" if jaw.any() else "skin"
+    return _sheet(turn, "photoTeeth", points @ turn, uv, grid_triangles(ny, nx), texture, jaw, part)
