@@ -9,7 +9,8 @@ import cuda_resources as resources
 import pytest
 from cuda_build import CUDA
 
-ARCHITECTURE = 89
+# Bytes a thread (stores, loads). On sm_100 alone nvcc 13.0 keeps this one to 80 registers and spills.
+SPILLS = {("raster.cu", 100, "raster_draw<true>"): (32, 48)}
 
 
 def test_the_table_has_every_kernel_and_keeps_the_budget() -> None:
@@ -22,10 +23,10 @@ def test_the_table_has_every_kernel_and_keeps_the_budget() -> None:
     }
     assert {(source, sm, kernel.split("<")[0]) for source, sm, kernel in rows} == wanted
     for key, usage in rows.items():
-        # Two blocks of 256 threads a multiprocessor at least, static shared memory, no spills.
+        # Two blocks of 256 threads a multiprocessor at least, static shared memory, no spills but those known.
         assert 0 < usage["registers"] <= 128, key
         assert usage["shared"] <= 48 * 1024, key
-        assert usage["spill_loads"] == usage["spill_stores"] == 0, key
+        assert (usage["spill_stores"], usage["spill_loads"]) == SPILLS.get(key, (0, 0)), key
 
 
 def test_what_ptxas_prints_is_read() -> None:
@@ -35,7 +36,13 @@ def test_what_ptxas_prints_is_read() -> None:
         "ptxas info    : Used 61 registers, used 1 barriers, 8736 bytes smem, 384 bytes cmem[0]\n"
     )
     assert resources.parse(log, ["draw"]) == {
-        "draw<true>": {"registers": 61, "shared": 8736, "stack": 24, "spill_stores": 8, "spill_loads": 4}
+        (89, "draw<true>"): {
+            "registers": 61,
+            "shared": 8736,
+            "stack": 24,
+            "spill_stores": 8,
+            "spill_loads": 4,
+        }
     }
 
 
@@ -49,5 +56,5 @@ def test_nvcc_says_what_the_table_says(source: str) -> None:
     release, rows = resources.read_table()
     if resources.release(nvcc) != release:
         pytest.skip(f"the table is of nvcc {release}, this is {resources.release(nvcc)}")
-    expected = {k: u for (s, sm, k), u in rows.items() if s == source and sm == ARCHITECTURE}
-    assert resources.measure(nvcc, CUDA / source, ARCHITECTURE) == expected
+    expected = {(sm, k): u for (s, sm, k), u in rows.items() if s == source}
+    assert resources.measure(nvcc, CUDA / source) == expected
