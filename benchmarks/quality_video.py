@@ -2,8 +2,8 @@
 
     visavis bench quality --stage video --data DATA [--steps 1,2,4] [--clips 20] [--portraits 10] [--sheet OUT.png]
 
-Clips of speakers that no network was trained on (`DATA/grid/val/s26`, `s31`): an avatar is enrolled from the first frame, the motion is tracked from
-the clip, and what the warp alone (`warp`) and the generator with so many steps (`steps 2`) make of it is held against the real frames, at
+Clips of speakers that no network was trained on (`DATA/grid/val/s26`, `s31`): an avatar is enrolled from the first frame, the motion is captured
+from the clip (`--motion track`: tracked as for any avatar), and what the warp alone (`warp`) and the generator with so many steps (`steps 2`) make of it is held against the real frames, at
 the avatar's own resolution. Regions follow the real frame's landmarks: lips (outer contour widened by 4 % of the face's height), eyes, face.
 
   mae_lips        mean absolute error over the lips, 0..1
@@ -52,7 +52,7 @@ from visavis.benchmarks.quality_video_metrics import (
     ssim,
 )
 from visavis.engine.motion.channels import zero_motion
-from visavis.engine.training.video_data_pairs import Driven
+from visavis.engine.video.drive import Driven
 
 SPEAKERS = ("s26", "s31")
 EVERY = 3
@@ -221,7 +221,13 @@ def table(totals: dict[str, Figures]) -> dict[str, dict[str, float]]:
 
 
 def run(
-    data: Path, methods: dict[str, Method], clips: int, portraits: int, sheet: Path | None = None
+    data: Path,
+    methods: dict[str, Method],
+    clips: int,
+    portraits: int,
+    sheet: Path | None = None,
+    *,
+    tracked: bool = False,
 ) -> dict[str, Any]:
     """Everything; `sheet`: contact sheets are written beside this name. Returns what the last line says."""
     from tqdm import tqdm
@@ -234,7 +240,7 @@ def run(
         raise FileNotFoundError(f"no clips under {data / 'grid/val'}")
     strips: list[Bytes] = []
     for path in tqdm(chosen, desc="clips", unit="clip"):
-        strips.append(judge_clip(scene_of(path, judges), methods, judges, totals))
+        strips.append(judge_clip(scene_of(path, judges, tracked=tracked), methods, judges, totals))
     photos = sorted((data / "portraits").glob("*.jpg"))[:: max(1, 360 // max(portraits, 1))][:portraits]
     portrait_strips = []
     for path in tqdm(photos, desc="portraits", unit="photo"):
@@ -256,6 +262,7 @@ def run(
     return {
         "bench": "quality",
         "stage": "video",
+        "motion": "track" if tracked else "capture",
         "clips": len(chosen),
         "portraits": len(photos),
         "methods": rounded,
@@ -275,6 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         "--clips", type=int, default=20, help="clips in all, 0 for none (default: %(default)s)"
     )
     parser.add_argument("--portraits", type=int, default=10, help="portraits, 0 for none (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--motion", choices=("capture", "track"), default="capture", help="fitted to the avatar itself, or as for any avatar (default: %(default)s)")  # fmt: skip
     parser.add_argument("--sheet", type=Path, help="write contact sheets: OUT.png gives OUT-clips-0.png, ...")
     args = parser.parse_args(argv)
     try:
@@ -282,7 +290,14 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError:
         parser.error(f"--steps {args.steps}: expected numbers separated by commas, such as 1,2,4")
     try:
-        result = run(args.data, methods_of(steps), args.clips, args.portraits, args.sheet)
+        result = run(
+            args.data,
+            methods_of(steps),
+            args.clips,
+            args.portraits,
+            args.sheet,
+            tracked=args.motion == "track",
+        )
     except FileNotFoundError as error:
         print(f"visavis: {error}", file=sys.stderr)
         return 2

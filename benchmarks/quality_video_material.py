@@ -13,7 +13,8 @@ from visavis.benchmarks.quality_video_metrics import Bytes, FeatureDistance, Flo
 from visavis.engine.body.detect import FaceTracker
 from visavis.engine.body.track import read_frames, track_frames
 from visavis.engine.motion.channels import ARKIT, HEAD_SLICE, INDEX, zero_motion
-from visavis.engine.training.video_data_pairs import Driven
+from visavis.engine.video.capture import capture
+from visavis.engine.video.drive import Driven
 from visavis.engine.video.renderer import Renderer
 
 
@@ -99,11 +100,15 @@ class Scene:
     motion: FloatArray
 
 
-def scene_of(path: Path, judges: Judges) -> Scene:
-    """Enrol from the first frame, track the clip, find the regions."""
+def scene_of(path: Path, judges: Judges, *, tracked: bool = False) -> Scene:
+    """Enrol from the first frame, capture the clip's motion (`tracked`: as `visavis track` has it for any avatar), find the regions."""
     frames = [frame for frame, _ in read_frames(path)]
-    driven = Driven(frames[0], judges.tracker)
-    motion = track_frames([(frame, 25.0) for frame in frames], name=str(path)).clip.motion[: len(frames)]
+    if tracked:
+        driven = Driven(frames[0], judges.tracker)
+        motion = track_frames([(frame, 25.0) for frame in frames], name=str(path)).clip.motion[: len(frames)]
+    else:
+        captured = capture(path, fps=None)
+        driven, motion = captured.driven, captured.clip.motion
     real = [driven.frame(frame) for frame in frames]
     face, regions, landmarks = None, [], []
     for frame in real:

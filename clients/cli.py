@@ -165,6 +165,13 @@ def _parser() -> Parser:
     )
     sub.add_argument("video", type=Path, metavar="VIDEO")
     sub.add_argument("-o", "--out", type=Path, required=True, metavar="M.npz")
+    sub.add_argument(
+        "--enroll", type=Path, metavar="A.avatar",
+        help="also enrol the person from the first frame, and lay the motion on that avatar itself: closer, for it alone",
+    )  # fmt: skip
+    sub.add_argument(
+        "--size", type=int, default=512, help="with --enroll: longer side in pixels (default: 512)"
+    )
 
     sub = command(
         "call",
@@ -344,10 +351,27 @@ def track(args: argparse.Namespace) -> int:
         raise InputError(f"the output cannot be written: {out}")
     if not args.video.is_file():
         raise InputError(f"no such video: {args.video}")
-    from visavis.engine.body.track import track as fit_video
-
+    person: Path | None = args.enroll
+    if person is not None:
+        if person.suffix.lower() != ".avatar":
+            raise InputError(f"the avatar {person} must end in .avatar")
+        if not person.parent.is_dir() or person.is_dir():
+            raise InputError(f"the avatar cannot be written: {person}")
     with _bar(100, "tracking", "%", bar_format="{desc} {bar} {percentage:3.0f} %") as bar:
-        clip = fit_video(args.video, progress=lambda stage, share: bar.update(max(0.0, 100 * share - bar.n)))
+
+        def progress(stage: str, share: float) -> None:
+            bar.update(max(0.0, 100 * share - bar.n))
+
+        if person is None:
+            from visavis.engine.body.track import track as fit_video
+
+            clip = fit_video(args.video, progress=progress)
+        else:
+            from visavis.engine.video.capture import capture
+
+            captured = capture(args.video, size=args.size, progress=progress)
+            captured.avatar.save(person)
+            clip = captured.clip
     clip.save(out)
     print(f"{out}: {len(clip.motion)} frames at {clip.fps:g} a second")
     return 0

@@ -172,7 +172,7 @@ def fit_observed(observed: Observed, person: Person, *, fps: float | None = 25.0
     motion, confidence = _to_motion(observed, fit, seen)
     rate = observed.fps
     if fps is not None and abs(rate - fps) > 0.01:
-        motion, confidence = _resample(motion, confidence, rate, fps)
+        motion, confidence = resample(motion, confidence, rate, fps)
         rate = fps
     fits: list[Fit | None] = [None] * len(observed.score)
     for n, k in enumerate(seen):
@@ -224,9 +224,10 @@ def _add_shoulders(full: Float64, at: npt.NDArray[np.int64], points: Float64) ->
     full[:, INDEX["clavicleRight.z"]] = -2 * common
 
 
-def _resample(
+def resample(
     motion: FloatArray, confidence: FloatArray, rate: float, fps: float
 ) -> tuple[FloatArray, FloatArray]:
+    """Motion (T, C) and confidence (T,) at another frame rate, interpolated."""
     length = max(1, round(len(motion) / rate * fps))
     times = np.arange(length) / fps * rate
     grid = np.arange(len(motion))

@@ -27,8 +27,8 @@ from visavis.engine.body.detect import Face, FaceTracker
 from visavis.engine.body.track import read_frames
 from visavis.engine.errors import VisavisError
 from visavis.engine.motion.channels import HEAD_SLICE, INDEX, FloatArray, zero_motion
-from visavis.engine.training.video_data_pairs import Bytes, Driven, find, smooth_faces
 from visavis.engine.video.crop import crop
+from visavis.engine.video.drive import Bytes, Driven, find, smooth_faces
 
 HELD_OUT = ("s26", "s31")
 """Speakers that training never sees: they make the validation set."""
@@ -184,7 +184,8 @@ def clip_shard(
         motion, error = driven.motion_to(face, motion if k == previous + 1 else None)
         previous = k
         if error <= MAX_ERROR * face_px:
-            shard.add(driven, motion, driven.frame(frames[k]), error, k)
+            picture = driven.frame(frames[k])
+            shard.add(driven, driven.aligned(picture, motion), picture, error, k)
     return shard
 
 
@@ -243,7 +244,8 @@ def portrait_shard(photo: Bytes, tracker: FaceTracker, speaker: str, seed: int) 
     if error > MAX_ERROR * np.ptp(second.rest[:468, 1]):
         return None
     shard = Shard.of(second, speaker, f"{speaker}-{seed}", scale=second.scale / first.zoom)
-    shard.add(second, motion, second.frame(target), error, 0)
+    picture = second.frame(target)
+    shard.add(second, second.aligned(picture, motion), picture, error, 0)
     return shard
 
 

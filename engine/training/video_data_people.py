@@ -18,7 +18,6 @@ from visavis.engine.motion.channels import ARKIT, GAZE_SLICE
 from visavis.engine.training.bake_body import Sampler, load_obj, load_target
 from visavis.engine.training.video_data import HELD_OUT, Job, Shard
 from visavis.engine.training.video_data_atlas import person_atlas
-from visavis.engine.training.video_data_pairs import Bytes, Driven, Float64, find
 from visavis.engine.training.video_data_render import (
     KIND,
     Light,
@@ -27,6 +26,7 @@ from visavis.engine.training.video_data_render import (
     teeth_piece,
     turned,
 )
+from visavis.engine.video.drive import Bytes, Driven, Float64, find
 
 SIDE = 512
 RUN, EXTREMES = 8, 4

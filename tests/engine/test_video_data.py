@@ -12,7 +12,6 @@ from visavis.engine.body.photo import load_photo
 from visavis.engine.motion.channels import HEAD_SLICE, INDEX, zero_motion
 from visavis.engine.training.video_data import Job, Shard, main, runs, work
 from visavis.engine.training.video_data_atlas import PATCHES
-from visavis.engine.training.video_data_pairs import Driven, find, smooth_faces
 from visavis.engine.training.video_data_render import (
     KIND,
     Fitting,
@@ -22,6 +21,7 @@ from visavis.engine.training.video_data_render import (
     components,
 )
 from visavis.engine.video.crop import CROP
+from visavis.engine.video.drive import Driven, find, smooth_faces
 
 
 @pytest.fixture(scope="module")

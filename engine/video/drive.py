@@ -1,4 +1,4 @@
-"""An avatar driven to meet another picture of the same person: the pairs (warp, target) that the video network learns from.
+"""An avatar driven to meet other pictures of the same person: capture of a film, and the pairs (warp, target) that the video network learns from.
 
 The avatar is the product's own (its enrolment, its renderer, with their faults). Only the motion is found here: expression, head and gaze are
 fitted through the avatar's own rig to the landmarks of the target, so that warp and target lie on each other pixel by pixel.
@@ -16,7 +16,7 @@ from PIL import Image
 from visavis.engine.avatar import PIVOTS
 from visavis.engine.body.detect import Face, FaceTracker, find_face
 from visavis.engine.body.fit import FACE_OVAL, IRIS, LIDS, LIPS_LOWER_INNER, LIPS_OUTER, LIPS_UPPER_INNER
-from visavis.engine.body.model import FloatArray, load_body, rotation_matrix, rotation_vector
+from visavis.engine.body.model import FloatArray, load_body, rotation_matrix
 from visavis.engine.enroll import crop_to_person, enroll
 from visavis.engine.motion.channels import (
     ARKIT,
@@ -26,7 +26,9 @@ from visavis.engine.motion.channels import (
     TRANSLATION_SLICE,
     zero_motion,
 )
+from visavis.engine.video.align import Alignment
 from visavis.engine.video.crop import CropTransform, FaceCrop, crop, quantised_position
+from visavis.engine.video.point_rig import PointRig, turned
 from visavis.engine.video.renderer import Renderer
 
 Bytes = npt.NDArray[np.uint8]
@@ -80,7 +82,8 @@ class Driven:
         # What the detector sees of the framed photo is where zero motion must lie.
         self.rest = self._in_frame(face)
         self._rest_blendshapes = face.blendshapes
-        self._bias = self.rest - self._rig.project(zero_motion())
+        self._bias = self.rest - self._rig.points.project(zero_motion())
+        self._alignment = Alignment.of(self.avatar, self.frame(photo))
 
     @property
     def scale(self) -> float:
@@ -126,6 +129,10 @@ class Driven:
             motion[GAZE_SLICE.start + 2 * side : GAZE_SLICE.start + 2 * side + 2] *= 1 - shut
         return motion, error
 
+    def aligned(self, picture: Bytes, motion: FloatArray) -> FloatArray:
+        """`motion` moved on until the mouth lies on `picture`, a frame as `frame` gives it (`align.py`)."""
+        return self._alignment.refine(picture, motion)
+
     def _gaze(self, motion: FloatArray, target: Float64) -> Float64:
         out = np.zeros(4)
         turn = rotation_matrix(motion[HEAD_SLICE])
@@ -164,15 +171,11 @@ class Driven:
 
 @dataclass(frozen=True)
 class _LandmarkRig:
-    """The avatar's surface at MediaPipe's landmarks: vertices (L, 3), units (52, L, 3) in world axes, and which are known (478,)."""
+    """The avatar's surface at MediaPipe's landmarks, and which of them are known (478,)."""
 
     known: npt.NDArray[np.bool_]
     weight: Float64
-    vertices: Float64
-    units: Float64
-    head: Float64
-    focal: float
-    centre: Float64
+    points: PointRig
     face_px: float
     lowest: Float64
     highest: Float64
@@ -187,7 +190,6 @@ class _LandmarkRig:
         corners = local[body.triangles[body.landmark_triangle]]
         known = body.landmark_known & (corners >= 0).all(1)
         known[468:] = False
-        corners, bary = np.where(known[:, None], corners, 0), body.landmark_bary.astype(np.float64)
         weight = np.ones(478)
         weight[list(FACE_OVAL)] = 0.3
         for k in (
@@ -197,31 +199,12 @@ class _LandmarkRig:
             *(j for lids in LIDS.values() for side in lids for j in side),
         ):
             weight[k] = 2.5
-        camera, own = avatar.fit.camera, avatar.fit.expression
+        own = avatar.fit.expression
         return cls(
             known, weight * known,
-            np.einsum("lck,lc->lk", surface.vertices[corners].astype(np.float64), bary),
-            np.einsum("ulck,lc->ulk", surface.units[:, corners].astype(np.float64), bary),
-            avatar.pivots[PIVOTS.index("head")].astype(np.float64), camera.focal, np.array([camera.cx, camera.cy]),
+            PointRig.on(avatar, np.where(known[:, None], corners, 0), body.landmark_bary),
             float(np.ptp(surface.uv[: len(surface.face_of), 1])), -own - 0.15, np.maximum(1 - own, 0.5),
         )  # fmt: skip
-
-    def _world(self, motion: Float64) -> tuple[Float64, Float64]:
-        turn = rotation_matrix(motion[HEAD_SLICE])
-        local = self.vertices + np.tensordot(motion[FACE_SLICE], self.units, 1) - self.head
-        return local @ turn.T + self.head + motion[TRANSLATION_SLICE], turn
-
-    def _pixels(self, world: Float64) -> Float64:
-        return self.centre + self.focal * world[:, :2] * [1, -1] / np.maximum(-world[:, 2:], 0.05)
-
-    def project(self, motion: FloatArray) -> Float64:
-        """Where the landmarks lie in the frame (478, 2)."""
-        return self._pixels(self._world(motion.astype(np.float64))[0])
-
-    def _seen(self, moves: Float64, world: Float64) -> Float64:
-        """Movements in pixels (..., L, 2) of landmarks at `world` (L, 3) that move by (..., L, 3) metres."""
-        depth = np.maximum(-world[:, 2:], 0.05)
-        return (moves[..., :2] + world[:, :2] / depth * moves[..., 2:]) * [1, -1] * (self.focal / depth)
 
     def solve(
         self, motion: FloatArray, target: Float64, prior: Float64, iterations: int = 5
@@ -232,16 +215,11 @@ class _LandmarkRig:
         loose = np.full(52, 1 / 0.18)
         start = x[FACE_SLICE].copy()
         for _ in range(iterations):
-            world, turn = self._world(x)
-            miss = target - self._pixels(world)
+            world, turn = self.points.world(x)
+            miss = target - self.points.pixels(world)
             robust = self.weight / (1 + (np.linalg.norm(miss, axis=1) / (4 * sigma_px)) ** 2)
             root = (np.sqrt(robust) / sigma_px)[:, None]
-
-            relative = world - self.head - x[TRANSLATION_SLICE]
-            spins = np.stack([np.cross(np.eye(3)[k], relative) for k in range(3)])
-            moves = np.broadcast_to(np.eye(3)[:, None], (3, len(world), 3))
-            fields = np.concatenate([self.units @ turn.T, spins, moves])
-            jacobian = (self._seen(fields, world) * root).reshape(58, -1).T
+            jacobian = (self.points.derivatives(x, world, turn) * root).reshape(58, -1).T
             residual = (miss * root).ravel()
             pull = np.concatenate(
                 [(prior - x[FACE_SLICE]) * loose**2 + (start - x[FACE_SLICE]) * 4, np.zeros(6)]
@@ -249,10 +227,9 @@ class _LandmarkRig:
             ridge = np.concatenate([loose**2 + 4, np.full(3, 1.0), np.full(3, 100.0)])
             step = np.linalg.solve(jacobian.T @ jacobian + np.diag(ridge), jacobian.T @ residual + pull)
             x[FACE_SLICE] = np.clip(x[FACE_SLICE] + step[:52], self.lowest, self.highest)
-            spin = rotation_matrix(step[52:55]) @ rotation_matrix(x[HEAD_SLICE])
-            x[HEAD_SLICE] = rotation_vector(spin)
+            turned(x, step[52:55])
             x[TRANSLATION_SLICE] = np.clip(x[TRANSLATION_SLICE] + step[55:], -0.08, 0.08)
-        miss = np.linalg.norm(target - self._pixels(self._world(x)[0]), axis=1)
+        miss = np.linalg.norm(target - self.points.project(x), axis=1)
         error = float((miss * self.weight).sum() / self.weight.sum())
         return x.astype(np.float32), error
 
