@@ -2,14 +2,16 @@
 
 aiortc creates the encoder of a sender by `aiortc.rtcrtpsender.get_encoder(codec)`; `install()` puts ours there. Against
 aiortc's settings: no denoiser in VP8 (it smears skin and costs time), a start bitrate that fits 512x512 video of a
-face, x264 "superfast" with a small rate buffer, mono Opus in frames that carry their own stamps, and a bitrate that follows the
-receiver's estimate (REMB): x264 takes a new one while it runs; FFmpeg's libvpx does not look at it again (tried), so VP8 is opened
+face, NVENC for H.264 where a GPU has it, else x264 "superfast" with a small rate buffer, mono Opus in frames that carry their own stamps, and a bitrate that follows the
+receiver's estimate (REMB): x264 and NVENC take a new one while it runs; FFmpeg's libvpx does not look at it again (tried), so VP8 is opened
 anew, with a keyframe, and the target moves on a ladder of coarse steps with hysteresis, so that this is rare.
 """
 
 from __future__ import annotations
 
 import fractions
+import functools
+import logging
 import math
 import time
 from collections import deque
@@ -38,6 +40,14 @@ KEYFRAME_INTERVAL = 3000
 OPUS_BITRATE = 48_000
 OPUS_FRAME = PLAYBACK_RATE // 50
 """Samples in one Opus packet: 20 ms."""
+
+
+HARDWARE, SOFTWARE = "h264_nvenc", "libx264"
+_H264_OPTIONS = {
+    HARDWARE: {"preset": "p1", "tune": "ull", "zerolatency": "1", "delay": "0", "rc": "cbr"},
+    SOFTWARE: {"preset": "superfast", "tune": "zerolatency", "x264-params": "scenecut=0"},
+}
+log = logging.getLogger(__name__)
 
 
 def _unobserved(seconds: float) -> None:
@@ -181,8 +191,36 @@ class LowDelayVp8Encoder(_RateControlled, Vp8Encoder):
         return codec
 
 
+def open_h264(name: str, width: int, height: int, bitrate: int) -> Any:
+    """An open H.264 encoder of FFmpeg, set for low delay; raises what PyAV raises where it cannot be had."""
+    codec: Any = av.CodecContext.create(name, "w")
+    codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
+    codec.bit_rate = bitrate
+    codec.time_base = VIDEO_TIME_BASE
+    codec.framerate = fractions.Fraction(FPS)
+    codec.gop_size = KEYFRAME_INTERVAL
+    codec.thread_count = 1
+    codec.profile = "Baseline"
+    codec.options = {
+        "level": "31", "maxrate": str(bitrate), "bufsize": str(bitrate // 4), "forced-idr": "1", **_H264_OPTIONS.get(name, {}),
+    }  # fmt: skip
+    codec.open()
+    return codec
+
+
+@functools.cache
+def hardware_encodes() -> bool:
+    """Whether this machine has NVENC and a driver for it; asked once."""
+    try:
+        open_h264(HARDWARE, 512, 512, 1_000_000)
+    except Exception:  # a driver that is missing shows as PermissionError, an encoder as ValueError
+        return False
+    log.info("H.264 is encoded by the GPU")
+    return True
+
+
 class LowDelayH264Encoder(_RateControlled, H264Encoder):
-    """H.264 constrained baseline; x264 takes a new bitrate without being opened anew."""
+    """H.264 constrained baseline, by NVENC or x264; both take a new bitrate without being opened anew."""
 
     def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:
         began = time.perf_counter()
@@ -199,24 +237,12 @@ class LowDelayH264Encoder(_RateControlled, H264Encoder):
 
     @staticmethod
     def _open(width: int, height: int, bitrate: int) -> Any:
-        codec: Any = av.CodecContext.create("libx264", "w")
-        codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
-        codec.bit_rate = bitrate
-        codec.time_base = VIDEO_TIME_BASE
-        codec.framerate = fractions.Fraction(FPS)
-        codec.gop_size = KEYFRAME_INTERVAL
-        codec.thread_count = 1
-        codec.profile = "Baseline"
-        codec.options = {
-            "preset": "superfast",
-            "tune": "zerolatency",
-            "level": "31",
-            "maxrate": str(bitrate),
-            "bufsize": str(bitrate // 4),
-            "forced-idr": "1",
-            "x264-params": "scenecut=0",
-        }
-        return codec
+        if hardware_encodes():
+            try:
+                return open_h264(HARDWARE, width, height, bitrate)
+            except Exception as error:  # consumer GPUs encode a few streams at once and refuse one more
+                log.info("no room on the hardware encoder (%s): x264 takes this stream", error)
+        return open_h264(SOFTWARE, width, height, bitrate)
 
 
 class MonoOpusEncoder(Encoder):

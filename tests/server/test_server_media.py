@@ -17,6 +17,7 @@ from double import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from visavis.kernels import rgb_to_i420
+from visavis.server import encoders
 from visavis.server.encoders import (
     LowDelayH264Encoder,
     LowDelayVp8Encoder,
@@ -204,3 +205,39 @@ def test_answers_ask_for_short_packets_of_speech_alone():
     sdp = "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\nm=video 9 X 97\r\na=mid:1\r\n"
     audio, video = ask_for_short_packets(sdp).split("m=video")
     assert "\r\nc=IN IP4 0.0.0.0\r\na=ptime:10\r\na=mid:0" in audio and "ptime" not in video
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_the_hardware_encodes_h264_where_it_has_room(monkeypatch, refused):
+    asked = []
+    real = encoders.open_h264
+
+    def open_h264(name, *given):
+        asked.append(name)
+        if name == encoders.HARDWARE and refused:
+            raise PermissionError("out of sessions")
+        return real(encoders.SOFTWARE, *given)  # stands in for the GPU's
+
+    monkeypatch.setattr(encoders, "hardware_encodes", lambda: True)
+    monkeypatch.setattr(encoders, "open_h264", open_h264)
+    payloads, _ = LowDelayH264Encoder().encode(picture(0), False)
+    assert payloads and asked == [encoders.HARDWARE, encoders.SOFTWARE][: 1 + refused]
+
+
+def test_without_a_gpu_nothing_is_asked_of_it(monkeypatch):
+    encoders.hardware_encodes.cache_clear()
+    real, asked = encoders.open_h264, []
+
+    def open_h264(name, *given):
+        asked.append(name)
+        if name == encoders.HARDWARE:
+            raise PermissionError("no driver")
+        return real(name, *given)
+
+    monkeypatch.setattr(encoders, "open_h264", open_h264)
+    try:
+        for _ in range(2):
+            assert LowDelayH264Encoder().encode(picture(0), False)[0]
+    finally:
+        encoders.hardware_encodes.cache_clear()
+    assert asked == [encoders.HARDWARE, encoders.SOFTWARE, encoders.SOFTWARE]
