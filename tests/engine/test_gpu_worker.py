@@ -295,3 +295,60 @@ def test_the_video_network_paints_the_same_on_the_device(device: EmulatedDevice,
             "nothing was painted"
         )
     worker.close()
+
+
+# Encoding
+
+
+def decoded(packets: list[bytes]) -> list[np.ndarray]:
+    import av
+
+    decoder: Any = av.CodecContext.create("h264", "r")
+    shown = [f for p in [*map(av.Packet, packets), None] for f in decoder.decode(p)]
+    return [f.to_ndarray(format="yuv420p") for f in shown]
+
+
+def planes(nv12: np.ndarray) -> np.ndarray:
+    """NV12 as I420."""
+    height = len(nv12) * 2 // 3
+    chroma = nv12[height:].reshape(-1, 2).T
+    return np.concatenate([nv12[:height].ravel(), chroma.ravel()]).reshape(nv12.shape)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_nv12_is_i420_with_its_chroma_interleaved(device: EmulatedDevice, small: Avatar, video: bool) -> None:
+    from visavis.engine.video.generator import WEIGHTS
+
+    made = {}
+    for layout in ("i420", "nv12"):
+        worker = Worker(
+            device, 1, small.width, small.height, layout=layout, video=WEIGHTS if video else None, steps=1
+        )
+        session = worker.open(small, seed=5)
+        session.push_audio(sentence(), 16_000)
+        made[layout] = [session.step().image for _ in range(1 if video else 3)]
+        worker.close()
+    for flat, interleaved in zip(made["i420"], made["nv12"], strict=True):
+        assert not np.array_equal(flat, interleaved)
+        np.testing.assert_array_equal(flat, planes(interleaved))
+
+
+@pytest.mark.parametrize("layout", ["i420", "nv12"])
+def test_a_session_encodes_its_frames(device: EmulatedDevice, small: Avatar, layout: Any) -> None:
+    worker = Worker(device, 2, small.width, small.height, layout=layout)
+    session = worker.open(small, seed=1)
+    session.push_audio(sentence(), 16_000)
+    assert session.codec is None
+    frames = [session.step() for _ in range(5)]
+    packets = [
+        session.encode(f, keyframe=k == 3, bitrate=3_000_000 if k < 2 else 2_000_000)
+        for k, f in enumerate(frames)
+    ]
+    assert session.codec in ("h264_nvenc", "libx264") and all(packets)
+    shown = decoded(packets)
+    assert len(shown) == len(frames)
+    for frame, got in zip(frames, shown, strict=True):
+        assert psnr(got, frame.image if layout == "i420" else planes(frame.image)) > 33
+    other = worker.open(small, seed=2)
+    assert other.codec is None, "each session has a stream of its own"
+    worker.close()

@@ -69,6 +69,8 @@ class BatchDrawing:
         self.position = device.zeros((slots, height, width, 3), np.float32)
         self.places = device.zeros((slots, ctypes.sizeof(st.CropPlace)), np.uint8)
         self.placement = device.zeros((slots, 3), np.float32)
+        self.nv12 = False
+        """Chroma of the converted frames interleaved (NV12, as NVENC takes it) instead of in planes (I420)."""
         self.changed: Callable[[], None] = lambda: None
         """Called when arrays have moved: what was captured holds no longer."""
         self._bound: dict[int, DeviceFigure] = {}
@@ -119,9 +121,9 @@ class BatchDrawing:
             )  # fmt: skip
 
     def convert(self) -> None:
-        """Queue what makes I420 of the drawn pictures."""
+        """Queue what makes I420 or NV12 of the drawn pictures."""
         pointers = [address(self.device, array) for array in (self.picture, self.yuv, self.mask)]
-        call(self.device, "vvc_rgb_to_yuv", *pointers, self.slots, self.width, self.height, 0)
+        call(self.device, "vvc_rgb_to_yuv", *pointers, self.slots, self.width, self.height, int(self.nv12))
 
     def _lay_out(self) -> None:
         """Arrays and tables for the people that are bound now."""

@@ -74,7 +74,7 @@ class FaceStage:
         return out
 
     def queue(self, parity: int) -> None:
-        """Complete the drawn slots, and make I420 of them."""
+        """Complete the drawn slots, and make I420 or NV12 of them."""
         device, drawing = self.device, self.drawing
         call(device, "vvc_face_crop", ctypes.byref(self._crops[parity]), drawing.slots)
         tensors = self.bound(parity)
@@ -83,7 +83,7 @@ class FaceStage:
             self._step({**tensors, **step})
         call(
             device, "vvc_composite", address(device, self._table), address(device, drawing.mask),
-            address(device, self._window), drawing.slots, CROP, drawing.width, drawing.height, 0,
+            address(device, self._window), drawing.slots, CROP, drawing.width, drawing.height, int(drawing.nv12),
         )  # fmt: skip
 
     def bind(self, slot: int, parity: int, seed: int) -> None:

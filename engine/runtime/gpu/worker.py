@@ -24,6 +24,7 @@ from visavis.engine.runtime.gpu import motion as motion_stage
 from visavis.engine.runtime.gpu import structures as st
 from visavis.engine.runtime.gpu.device import Device, DeviceError, WorkerFullError
 from visavis.engine.runtime.gpu.drawing import BatchDrawing
+from visavis.engine.runtime.gpu.encoder import BITRATE, Encoder, Layout
 from visavis.engine.runtime.gpu.face import FaceStage
 from visavis.engine.runtime.gpu.figure import DeviceFigure
 from visavis.engine.runtime.gpu.motion import DeviceMotion, SlotMotion
@@ -41,7 +42,8 @@ Result = Frame | BaseException
 
 
 class Worker:
-    """Up to `slots` sessions of width x height on one device. Not for several threads at once. Frames come as I420."""
+    """Up to `slots` sessions of width x height on one device. Not for several threads at once. Frames come as I420 or
+    NV12, ready for an encoder."""
 
     def __init__(
         self,
@@ -53,13 +55,15 @@ class Worker:
         video: Path | None = None,
         steps: int = 2,
         weights: Path = diffusion.WEIGHTS,
+        layout: Layout = "i420",
     ) -> None:
-        """`video`: folder of the video network, which then completes every frame with `steps` sampler steps; `weights`: of the
+        """`layout`: of the frames' chroma, "nv12" where NVENC takes them; `video`: folder of the video network, which then completes every frame with `steps` sampler steps; `weights`: of the
         motion networks."""
         fitting = [n for n in PROFILES if n >= slots >= 1]
         if not fitting:
             raise DeviceError(f"{slots} slots: a worker has 1 to {PROFILES[-1]}")
-        self.device, self.slots = device, slots
+        self.device, self.slots, self.width, self.height = device, slots, width, height
+        self.layout: Layout = layout
         n = self.batch = fitting[0]
         """Size of the arrays: the smallest that the engines are built for."""
         told, said = motion_stage.staging_layout(n), motion_stage.report_layout(n)
@@ -70,6 +74,7 @@ class Worker:
             device, n, width, height, self._report.device["motion"], self._staging.device["moves"],
             self._report.device["yuv"],
         )  # fmt: skip
+        self.drawing.nv12 = layout == "nv12"
         self.drawing.changed = self._forget_graphs
         self.face = None if video is None else FaceStage(device, self.drawing, self._staging, video, steps)
         self._parity = 0
@@ -227,7 +232,7 @@ class Worker:
 
 
 class GpuSession:
-    """One call on a worker. `inner` is the session itself: its frames' images are I420 (H * 3 / 2, W)."""
+    """One call on a worker. `inner` is the session itself: its frames' images are (H * 3 / 2, W) in the worker's layout."""
 
     def __init__(
         self, worker: Worker, slot: int, avatar: Avatar, motion: SlotMotion, options: dict[str, Any]
@@ -239,6 +244,7 @@ class GpuSession:
         self.given = np.zeros(N_CHANNELS, np.float32)
         """Motion of the next frame, where it has a source of its own."""
         self.eyes: tuple[npt.NDArray[np.float32], float] = (np.zeros(2, np.float32), 0.0)
+        self._encoder: Encoder | None = None
         self.push_audio, self.commit, self.clear = self.inner.push_audio, self.inner.commit, self.inner.clear
 
     @property
@@ -263,6 +269,20 @@ class GpuSession:
         if isinstance(result, BaseException):
             raise result
         return result
+
+    def encode(self, frame: Frame, *, keyframe: bool = False, bitrate: int = BITRATE) -> bytes:
+        """H.264 of a frame of this session, by NVENC where the machine has it and x264 else: one stream, opened with the first frame and
+        following `bitrate` in bits per second. VideoError where there is no encoder at all."""
+        if self._encoder is None:
+            worker = self._worker
+            self._encoder = Encoder(worker.width, worker.height, bitrate=bitrate, layout=worker.layout)
+        self._encoder.bitrate = bitrate
+        return self._encoder.encode(frame.image, keyframe=keyframe)
+
+    @property
+    def codec(self) -> str | None:
+        """FFmpeg's name of the encoder that `encode` found."""
+        return None if self._encoder is None else self._encoder.codec
 
     def close(self) -> None:
         """Give the slot back."""
