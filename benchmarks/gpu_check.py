@@ -1,7 +1,8 @@
 """Everything that needs a GPU, in one go: `visavis bench gpu_check` (`make gpu-check` builds and calls it).
 
-Builds the engines for the GPU that is here, runs `pytest -m gpu` (also under compute-sanitizer where it is installed), times
-ticks of 1 to 32 sessions, and sets them beside the computed limits. Writes runs/gpu-check.json. Without a GPU it says so
+Builds the engines for the GPU that is here, runs `pytest -m gpu` (also under compute-sanitizer where it is installed:
+memcheck over all of it, racecheck and synccheck over the kernels' tests, since shared memory and barriers of engines are
+not this project's), times ticks of 1 to 32 sessions, and sets them beside the computed limits. Writes runs/gpu-check.json. Without a GPU it says so
 and exits with code 3.
 """
 
@@ -24,10 +25,15 @@ NO_DEVICE = 3
 """Exit code where there is no GPU to check."""
 
 
-def tests(tool: list[str], timeout_s: float) -> dict[str, Any]:
-    """`pytest -m gpu`, perhaps under a tool: exit code, seconds, the last line."""
+SANITIZERS = {"memcheck": ["tests"], "racecheck": ["tests/kernels"], "synccheck": ["tests/kernels"]}
+"""Tools of compute-sanitizer, and which tests run under each."""
+
+
+def tests(tool: list[str], timeout_s: float, where: Sequence[str] = ("tests",)) -> dict[str, Any]:
+    """`pytest -m gpu`, perhaps under a tool: exit code, seconds, the last line. One test may take all of the time."""
     start = time.perf_counter()
-    command = [*tool, sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
+    command = [*tool, sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *where]
+    command += ["--timeout", str(int(timeout_s))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
         code, text = done.returncode, done.stdout + done.stderr
@@ -40,6 +46,18 @@ def tests(tool: list[str], timeout_s: float) -> dict[str, Any]:
         "said": lines[-1] if lines else "",
         "tail": lines[-30:] if code else [],
     }
+
+
+def sanitized(program: str | None, timeout_s: float = 1800) -> dict[str, Any]:
+    """The tests under each tool of compute-sanitizer: a result each; none, and a line that says so, where it is missing."""
+    if program is None:
+        print("compute-sanitizer is not installed: " + ", ".join(SANITIZERS) + " not run")
+        return {}
+    results = {}
+    for tool, where in SANITIZERS.items():
+        results[tool] = tests([program, "--tool", tool, "--error-exitcode", "9"], timeout_s, where)
+        print(f"under {tool}: exit {results[tool]['exit']}, {results[tool]['said']}", flush=True)
+    return results
 
 
 def ticks(device: Any, slots: int, frames: int, video: Path | None) -> dict[str, Any]:
@@ -124,17 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         result["tests"] = tests([], 900)
         print(f"pytest -m gpu: {result['tests']['said']}")
         good = result["tests"]["exit"] == 0
-        sanitizer = shutil.which("compute-sanitizer")
-        if sanitizer:
-            result["sanitizer"] = {}
-            for tool in ("memcheck", "racecheck", "synccheck"):
-                done = tests([sanitizer, "--tool", tool, "--error-exitcode", "9"], 1800)
-                result["sanitizer"][tool] = done
-                print(f"under compute-sanitizer {tool}: {done['said']}")
-                good = good and done["exit"] == 0
-        else:
-            result["sanitizer"] = None
-            print("compute-sanitizer is not installed: not run")
+        result["sanitizer"] = sanitized(shutil.which("compute-sanitizer"))
+        good = good and all(r["exit"] == 0 for r in result["sanitizer"].values())
     video = weights if available() else None
     print(f"\n{'sessions':>8} {'tick ms':>9} {'p99 ms':>9}   a tick may take 40 ms")
     result["ticks"] = {}

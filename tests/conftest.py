@@ -37,9 +37,15 @@ def photo_as_framed(demo_photo: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def cuda(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All CUDA sources in one library that runs on the CPU."""
     sys.path.insert(0, str(Path(__file__).parent / "kernels"))
     from cuda_build import build
 
-    return ctypes.CDLL(str(build(tmp_path_factory.mktemp("cuda"))))
+    return build(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture(scope="session")
+def cuda(cuda_library: Path) -> ctypes.CDLL:
+    """The same, loaded."""
+    return ctypes.CDLL(str(cuda_library))

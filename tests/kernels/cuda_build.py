@@ -1,17 +1,14 @@
-"""Builds the CUDA sources for the CPU (kernels/cuda/cuda_on_cpu.h), and what every test of them needs."""
+"""Builds the CUDA sources for the CPU (kernels/cuda/cuda_on_cpu.h)."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import DTypeLike, NDArray
 
 CUDA = Path(__file__).resolve().parents[2] / "kernels" / "cuda"
 SEEDS = (0, 1, 2)
@@ -51,23 +48,4 @@ def build(
     with ThreadPoolExecutor(2) as pool:
         objects = [str(o) for o in pool.map(compile, files)]
     subprocess.run([compiler, *options, "-shared", "-o", str(out), *objects], check=True)
-    return out
-
-
-def pointer(array: NDArray | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
-
-
-def aligned(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> NDArray:
-    """Zeros whose memory begins at a multiple of 16 bytes, as device memory does."""
-    n = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(n + 16, np.uint8)
-    start = -raw.ctypes.data % 16
-    return raw[start : start + n].view(dtype).reshape(shape)
-
-
-def on_device(array: NDArray) -> NDArray:
-    """A copy in memory aligned as `aligned`."""
-    out = aligned(array.shape, array.dtype)
-    out[...] = array
     return out

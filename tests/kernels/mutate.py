@@ -10,7 +10,6 @@ first. --sanitize builds all of it with the address and undefined-behaviour sani
 from __future__ import annotations
 
 import argparse
-import ctypes
 import faulthandler
 import os
 import signal
@@ -27,11 +26,12 @@ import test_cuda_on_cpu as others
 import test_cuda_raster as raster
 import test_cuda_steps as steps
 from cuda_build import CUDA, build
+from launcher import Launcher
 
 TIMEOUT = 120
 """Seconds after which a mutant counts as hanging."""
 
-Check = Callable[[ctypes.CDLL], None]
+Check = Callable[[Launcher], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Mutation:
     after: str
 
 
-def check_raster(cuda: ctypes.CDLL) -> None:
+def check_raster(cuda: Launcher) -> None:
     for seed, kind, count, width, height in (
         (1, "sheet", 2, 33, 20),
         (2, "soup", 2, 35, 17),
@@ -61,22 +61,22 @@ def check_raster(cuda: ctypes.CDLL) -> None:
     raster.test_sizes_that_cannot_be_drawn_are_refused(cuda)
 
 
-def check_rgb_to_yuv(cuda: ctypes.CDLL) -> None:
+def check_rgb_to_yuv(cuda: Launcher) -> None:
     for arguments in ((0, 33, 9, 2, True), (1, 3, 20, 3, True), (2, 19, 5, 2, False), (3, 7, 18, 3, False)):
         others.test_rgb_to_yuv.hypothesis.inner_test(cuda, *arguments)  # type: ignore[attr-defined]
 
 
-def check_pose(cuda: ctypes.CDLL) -> None:
+def check_pose(cuda: Launcher) -> None:
     for arguments in ((0, 128, 5, 3, 2), (1, 300, 20, 9, 3), (2, 1, 0, 1, 2)):
         others.test_pose.hypothesis.inner_test(cuda, *arguments)  # type: ignore[attr-defined]
     others.test_pose_refuses_what_it_cannot_hold(cuda)
 
 
-def check_log_mel(cuda: ctypes.CDLL) -> None:
+def check_log_mel(cuda: Launcher) -> None:
     others.test_log_mel_is_the_stream_that_the_product_hears(cuda)
 
 
-def check_kv_ring(cuda: ctypes.CDLL) -> None:
+def check_kv_ring(cuda: Launcher) -> None:
     steps.check_ring(cuda, 1, 2, 2, 3, 5, 2, 6)
     steps.check_ring(cuda, 2, 1, 3, 0, 4, 3, 6)
     steps.test_a_ring_of_more_rows_than_a_block_has_threads(cuda)
@@ -84,40 +84,40 @@ def check_kv_ring(cuda: ctypes.CDLL) -> None:
     steps.test_kv_ring_refuses_what_does_not_fit(cuda)
 
 
-def check_sampler_step(cuda: ctypes.CDLL) -> None:
+def check_sampler_step(cuda: Launcher) -> None:
     for seed in range(16):
         steps.check_step(cuda, seed, 2, (520, 7, 600, 513)[seed // 4], seed % 4)
     steps.test_heun_is_exact_to_second_order(cuda)
     steps.test_the_sampler_refuses_steps_without_their_arrays(cuda)
 
 
-def check_composite(cuda: ctypes.CDLL) -> None:
+def check_composite(cuda: Launcher) -> None:
     for seed in range(9):
         steps.check_composite(cuda, seed, 2, (48, 46, 544)[seed % 3], (20, 14)[seed // 5])
     steps.test_composite_refuses_odd_frames(cuda)
 
 
-def check_face_crop(cuda: ctypes.CDLL) -> None:
+def check_face_crop(cuda: Launcher) -> None:
     for seed in range(4):
         steps.check_face_crop(cuda, seed)
     steps.test_face_crop_refuses_other_sides(cuda)
 
 
-def check_states(cuda: ctypes.CDLL) -> None:
+def check_states(cuda: Launcher) -> None:
     for seed in range(3):
         steps.check_states(cuda, seed, 3, [(2, 12), (1, 7), (3, 4)])
     steps.test_states_of_rows_longer_than_a_block(cuda)
     steps.test_states_refuse_nothing_at_all(cuda)
 
 
-def check_motion(cuda: ctypes.CDLL) -> None:
+def check_motion(cuda: Launcher) -> None:
     for seed in range(4):
         motion.check_hear(cuda, seed, 4, 8)
         motion.check_show(cuda, seed, 3, 4)
     motion.test_motion_refuses_what_it_cannot_hold(cuda)
 
 
-def check_figure(cuda: ctypes.CDLL) -> None:
+def check_figure(cuda: Launcher) -> None:
     for seed in range(8):
         motion.check_figure(cuda, seed, 3, (1.1, 0.55, 0.3, 0.66)[seed % 4])
     motion.test_figure_refuses_what_it_cannot_hold(cuda)
@@ -435,7 +435,7 @@ def passes(library: Path, check: Check) -> bool:
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
-            check(ctypes.CDLL(str(library)))
+            check(Launcher.on_cpu(library))
             os._exit(0)
         except BaseException:
             os._exit(1)

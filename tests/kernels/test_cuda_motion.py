@@ -1,4 +1,4 @@
-"""motion.cu and figure.cu, run on the CPU in shuffled thread orders, against what the product computes for one session."""
+"""motion.cu and figure.cu, on the CPU in shuffled thread orders and on a GPU with `-m gpu`, against what the product computes for one session."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from cuda_build import SEEDS, on_device, pointer
+from cuda_build import SEEDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launcher import Launcher
 from numpy.typing import NDArray
 from visavis.engine.motion import diffusion as product
 from visavis.engine.motion import lips
@@ -29,7 +30,6 @@ from visavis.engine.motion.layout import (
 from visavis.engine.motion.life import HEAD_LIMIT
 from visavis.engine.motion.speech import FORGET, spread
 from visavis.engine.runtime.gpu import structures as s
-from visavis.engine.runtime.gpu.emulated import EmulatedDevice
 from visavis.engine.runtime.gpu.figure import DeviceFigure
 from visavis.engine.video.crop import CropTransform, place_of
 from visavis.engine.video.figure import Bone, Figure, Part
@@ -42,13 +42,13 @@ WINDOWS = (3, 5)
 class Arrays:
     """Everything that a launch reads and writes, for `n` slots, with random contents where they matter."""
 
-    def __init__(self, rng: np.random.Generator, n: int) -> None:
-        self.n = n
-        self.cues = (s.MotionCue * n)()
-        self.states = (s.MotionState * n)()
+    def __init__(self, cuda: Launcher, rng: np.random.Generator, n: int) -> None:
+        self.n, self.cuda = n, cuda
+        self.cues = cuda.structures(s.MotionCue, n)
+        self.states = cuda.structures(s.MotionState, n)
 
         def normal(*shape: int) -> NDArray[np.float32]:
-            return on_device(rng.standard_normal(shape).astype(np.float32))
+            return rng.standard_normal(shape).astype(np.float32)
 
         self.held: dict[str, NDArray[Any]] = {
             "features": normal(n, FEATURES), "quiet": normal(n, FEATURES), "heard": normal(n, FEATURES),
@@ -57,9 +57,10 @@ class Arrays:
             "given": normal(n, N_CHANNELS), "sides": 1 + 0.1 * normal(n, len(ARKIT)), "neutral": 0.1 * normal(n, N_CHANNELS),
             "motion": normal(n, N_CHANNELS), "gates": normal(n), "frames": rng.integers(0, 9, n).astype(np.uint32),
         }  # fmt: skip
-        self.index = [rng.integers(0, w, n) for w in WINDOWS]
-        self.filled = [rng.integers(0, w, n) for w in WINDOWS]
-        self.actions = [np.full(n, 77, np.uint8) for _ in range(4)]
+        self.held = {name: cuda.put(array) for name, array in self.held.items()}
+        self.index = [cuda.put(rng.integers(0, w, n)) for w in WINDOWS]
+        self.filled = [cuda.put(rng.integers(0, w, n)) for w in WINDOWS]
+        self.actions = [cuda.put(np.full(n, 77, np.uint8)) for _ in range(4)]
         moods = np.zeros((len(MOODS), len(LIFE)), np.float32)
         for row, mood in zip(moods, MOODS, strict=True):
             for name, value in product.MOOD_FACES[mood].items():
@@ -75,14 +76,15 @@ class Arrays:
             "moods": moods, "life_matrix": life_matrix(), "face_matrix": spread(np.eye(len(FACE), dtype=np.float32)),
             "aperture": lips.APERTURE, "kinds": kinds, "eye_places": np.array(places, np.int32),
         }  # fmt: skip
+        self.tables = {name: cuda.put(array) for name, array in self.tables.items()}
 
     def structure(self) -> s.Motion:
-        every = {**self.held, **self.tables}
+        every, at = {**self.held, **self.tables}, self.cuda.address
         return s.Motion(
-            cues=ctypes.addressof(self.cues), states=ctypes.addressof(self.states),
-            **{name: array.ctypes.data for name, array in every.items()},
-            index=tuple(a.ctypes.data for a in self.index), filled=tuple(a.ctypes.data for a in self.filled),
-            actions=tuple(a.ctypes.data for a in self.actions),
+            cues=at(self.cues), states=at(self.states),
+            **{name: at(array) for name, array in every.items()},
+            index=tuple(map(at, self.index)), filled=tuple(map(at, self.filled)),
+            actions=tuple(map(at, self.actions)),
             head_limit=tuple(map(float, HEAD_LIMIT)), eye_limit=tuple(map(float, EYE_LIMIT)), window=WINDOWS,
             n_features=FEATURES, n_face=len(FACE), n_life=len(LIFE), n_labels=LABELS, n_channels=N_CHANNELS,
             n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
@@ -93,12 +95,12 @@ class Arrays:
         )  # fmt: skip
 
 
-def check_hear(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
+def check_hear(cuda: Launcher, seed: int, n: int, calls: int) -> None:
     """Gate, labels, forgetting and what is to be done with states, over some calls, against the product's `Gate`."""
     for order in SEEDS:
         rng = np.random.default_rng(seed)
-        cuda.cuda_on_cpu_seed(order)
-        a = Arrays(rng, n)
+        cuda.shuffle(order)
+        a = Arrays(cuda, rng, n)
         gates = [product.Gate(0) for _ in range(n)]
         pauses = [int(rng.choice([0, product.TURN - 1, product.TURN])) for _ in range(n)]
         for slot in range(n):
@@ -117,7 +119,7 @@ def check_hear(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
             mood = rng.integers(0, 3, n)
             for slot in range(n):
                 a.cues[slot] = s.MotionCue(int(flags[slot]), int(mood[slot]))
-            assert cuda.vvc_motion_hear(ctypes.byref(a.structure()), n, int(more), None) == 0
+            assert cuda.vvc_motion_hear(ctypes.byref(a.structure()), n, int(more)) == 0
             for slot, f in enumerate(map(int, flags)):
                 hears, moves, hush = bool(f & s.HEARS), bool(f & s.MOVES), bool(f & s.HUSH)
                 gate = gates[slot]
@@ -166,16 +168,16 @@ def check_hear(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
 
 @several
 @given(seeds, st.integers(1, 4))
-def test_hear(cuda: ctypes.CDLL, seed: int, n: int) -> None:
+def test_hear(cuda: Launcher, seed: int, n: int) -> None:
     check_hear(cuda, seed, n, 6)
 
 
-def check_show(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
+def check_show(cuda: Launcher, seed: int, n: int, calls: int) -> None:
     """Controls, limits, spread and neutral face against the product's own composition."""
     for order in SEEDS:
         rng = np.random.default_rng(seed)
-        cuda.cuda_on_cpu_seed(order)
-        a = Arrays(rng, n)
+        cuda.shuffle(order)
+        a = Arrays(cuda, rng, n)
         model = product.MotionModel.__new__(product.MotionModel)
         slots = [product._Slot(k, product.Gate(0)) for k in range(n)]
         for slot, own in enumerate(slots):
@@ -203,7 +205,7 @@ def check_show(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
                     flags[slot], MOODS.index(c.mood), c.expressiveness, c.head_motion, tuple(map(float, gaze)),
                     tuple(map(float, looks[slot])), float(lids[slot]),
                 )  # fmt: skip
-            assert cuda.vvc_motion_show(ctypes.byref(a.structure()), n, None) == 0
+            assert cuda.vvc_motion_show(ctypes.byref(a.structure()), n) == 0
             for slot, own in enumerate(slots):
                 now = [x[slot] for x in (*a.index, *a.filled, a.held["frames"])]
                 was = [x[slot] for x in (*rings, before["frames"])]
@@ -241,12 +243,12 @@ def check_show(cuda: ctypes.CDLL, seed: int, n: int, calls: int) -> None:
 
 @several
 @given(seeds, st.integers(1, 3))
-def test_show(cuda: ctypes.CDLL, seed: int, n: int) -> None:
+def test_show(cuda: Launcher, seed: int, n: int) -> None:
     check_show(cuda, seed, n, 4)
 
 
-def test_motion_refuses_what_it_cannot_hold(cuda: ctypes.CDLL) -> None:
-    a = Arrays(np.random.default_rng(0), 1)
+def test_motion_refuses_what_it_cannot_hold(cuda: Launcher) -> None:
+    a = Arrays(cuda, np.random.default_rng(0), 1)
     for change in (
         {"n_life": 33},
         {"n_face": 17},
@@ -257,9 +259,9 @@ def test_motion_refuses_what_it_cannot_hold(cuda: ctypes.CDLL) -> None:
         structure = a.structure()
         for name, value in change.items():
             setattr(structure, name, value)
-        assert cuda.vvc_motion_hear(ctypes.byref(structure), 1, 0, None) == 1
-        assert cuda.vvc_motion_show(ctypes.byref(structure), 1, None) == 1
-    assert cuda.vvc_motion_show(ctypes.byref(a.structure()), 0, None) == 1
+        assert cuda.vvc_motion_hear(ctypes.byref(structure), 1, 0) == 1
+        assert cuda.vvc_motion_show(ctypes.byref(structure), 1) == 1
+    assert cuda.vvc_motion_show(ctypes.byref(a.structure()), 0) == 1
 
 
 def random_figure(rng: np.random.Generator, n_bones: int, n_gaps: int, n_parts: int) -> Figure:
@@ -301,14 +303,14 @@ def random_figure(rng: np.random.Generator, n_bones: int, n_gaps: int, n_parts: 
     )
 
 
-def check_figure(cuda: ctypes.CDLL, seed: int, slots: int, scale: float) -> None:
+def check_figure(cuda: Launcher, seed: int, slots: int, scale: float) -> None:
     """Coefficients, bones and the face's place of random people, against engine/video/figure.py and crop.py."""
-    device = EmulatedDevice(cuda)
+    device = cuda.borrow()
     width, height, side = 300, 320, 256
     for order in SEEDS:
         rng = np.random.default_rng(seed)
-        cuda.cuda_on_cpu_seed(order)
-        table, people, keep = (s.FigureSlot * slots)(), [], []
+        cuda.shuffle(order)
+        table, people, keep = cuda.structures(s.FigureSlot, slots), [], []
         sizes = [
             (int(rng.integers(3, 20)), int(rng.integers(0, 300)), int(rng.integers(0, 4)))
             for _ in range(slots)
@@ -329,25 +331,26 @@ def check_figure(cuda: ctypes.CDLL, seed: int, slots: int, scale: float) -> None
             ]
             table[slot] = held.entry(device, targets, keep)
             people.append((figure, face, targets, held))
-        motion = on_device((rng.standard_normal((slots, N_CHANNELS)) * 0.4).astype(np.float32))
+        motion = cuda.put((rng.standard_normal((slots, N_CHANNELS)) * 0.4).astype(np.float32))
         if seed % 3 == 0:
             motion[0, rng.integers(0, N_CHANNELS, 9)] = np.nan
             motion[0, rng.integers(0, len(ARKIT), 3)] = np.inf
-        mask = rng.integers(0, 2, slots, dtype=np.uint8) if seed % 2 else None
-        places = (s.CropPlace * slots)()
-        placement = np.zeros((slots, 3), np.float32)
+        mask = cuda.put(rng.integers(0, 2, slots, dtype=np.uint8)) if seed % 2 else None
+        places = cuda.structures(s.CropPlace, slots)
+        placement = cuda.array((slots, 3), np.float32)
         most = [max(size[k] for size in sizes) for k in (0, 1)]
         translation = INDEX["headTranslation.x"]
         code = cuda.vvc_figure(
-            table, pointer(motion), pointer(mask), places, pointer(placement), slots, N_CHANNELS, len(ARKIT), translation,
-            *most, side, width, height, None,
+            cuda.pointer(table), cuda.pointer(motion), cuda.pointer(mask), cuda.pointer(places), cuda.pointer(placement), slots, N_CHANNELS, len(ARKIT), translation,
+            *most, side, width, height,
         )  # fmt: skip
         assert code == 0
         for slot, (figure, face, targets, _) in enumerate(people):
             on = mask is None or mask[slot]
             moved = np.nan_to_num(motion[slot])
             units, bones = figure.units(moved), figure.transforms(moved)
-            for part, (coefficients, joints) in zip(figure.parts, targets, strict=True):
+            for part, arrays in zip(figure.parts, targets, strict=True):
+                coefficients, joints = map(device.read, arrays)
                 wanted = units[part.units] if on else np.zeros(len(part.units))
                 # What lies at the threshold may fall to either side.
                 np.testing.assert_allclose(coefficients[:-1], wanted, atol=3e-5)
@@ -375,12 +378,12 @@ def check_figure(cuda: ctypes.CDLL, seed: int, slots: int, scale: float) -> None
 
 @several
 @given(seeds, st.integers(1, 3), st.sampled_from([1.1, 0.8, 0.55, 0.3]))
-def test_figure(cuda: ctypes.CDLL, seed: int, slots: int, scale: float) -> None:
+def test_figure(cuda: Launcher, seed: int, slots: int, scale: float) -> None:
     check_figure(cuda, seed, slots, scale)
 
 
-def test_figure_refuses_what_it_cannot_hold(cuda: ctypes.CDLL) -> None:
+def test_figure_refuses_what_it_cannot_hold(cuda: Launcher) -> None:
     good = [1, N_CHANNELS, len(ARKIT), 60, 5, 5]
     for k, value in ((0, 0), (1, 257), (2, 65), (3, N_CHANNELS - 2), (4, 65), (5, 385)):
         sizes = [*good[:k], value, *good[k + 1 :]]
-        assert cuda.vvc_figure(None, None, None, None, None, *sizes, 256, 64, 64, None) == 1
+        assert cuda.vvc_figure(None, None, None, None, None, *sizes, 256, 64, 64) == 1

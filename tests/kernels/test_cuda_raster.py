@@ -1,4 +1,4 @@
-"""kernels/cuda/raster.cu, run on the CPU: the bits of the CPU rasteriser, whatever the thread order."""
+"""kernels/cuda/raster.cu, on the CPU and on a GPU with `-m gpu`: the bits of the CPU rasteriser, whatever the thread order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import raster_reference as reference
-from cuda_build import SEEDS, aligned, on_device, pointer
+from cuda_build import SEEDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launcher import Launcher
 from meshes import draw, sheet, soup
 from numpy.typing import NDArray
 from visavis.kernels import Target
@@ -64,7 +65,7 @@ class Slot:
     memory: dict[str, NDArray] = field(default_factory=dict)
     guarded: dict[str, NDArray] = field(default_factory=dict)
 
-    def prepare(self, scratch: int, most: int) -> RasterSlot:
+    def prepare(self, cuda: Launcher, scratch: int, most: int) -> RasterSlot:
         self.capacity = (most + 3) // 4 * 4
         s = self.scene
         h, w = self.plate.shape[:2]
@@ -76,21 +77,21 @@ class Slot:
         arrays |= {
             n: v for n, v in (("rest_depth", s.rest_depth), ("brightness", s.brightness)) if v is not None
         }
-        self.memory = {n: on_device(a) for n, a in arrays.items()}
+        self.memory = {n: cuda.put(a) for n, a in arrays.items()}
         shapes = {"rgb": (h, w, 3), "coverage": (h, w), "labels": (h, w), "position": (h, w, 3)}
         for name, shape in shapes.items():
             dtype = np.float32 if name == "position" else np.uint8
             n = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            block = aligned((n + 64,))
+            block = cuda.array((n + 64,))
             block[:] = 77
             self.guarded[name] = block
             self.memory[name] = block[32 : 32 + n].view(dtype).reshape(shape)
-        block = aligned((scratch + 32,))
+        block = cuda.array((scratch + 32,))
         block[:] = 77
         self.guarded["scratch"] = block
         self.memory["scratch"] = block[16:-16]
         th, tw = s.texture.shape[:2]
-        pointers = {n: a.ctypes.data for n, a in self.memory.items()}
+        pointers = {n: cuda.address(a) for n, a in self.memory.items()}
         return RasterSlot(
             **pointers, n_triangles=len(s.triangles), tex_width=tw, tex_height=th, uv_margin=2.0
         )
@@ -111,19 +112,26 @@ def flags_of(s: reference.Scene) -> int:
 
 
 def render(
-    cuda: ctypes.CDLL, slots: list[Slot], mask: NDArray[np.uint8] | None, order: int
+    cuda: Launcher, slots: list[Slot], mask: NDArray[np.uint8] | None, order: int
 ) -> list[list[NDArray]]:
     """Draws every slot's scene over its plate, then once more over that; the outputs of both, a slot each."""
-    cuda.vvc_raster_scratch.restype = ctypes.c_long
+    scratch_of = cuda.device.library.vvc_raster_scratch
+    scratch_of.restype = ctypes.c_long
     height, width = slots[0].plate.shape[:2]
     most = max(len(s.scene.triangles) for s in slots)
-    scratch = cuda.vvc_raster_scratch(most, width, height)
-    table = (RasterSlot * len(slots))(*(s.prepare(scratch, most) for s in slots))
-    cuda.cuda_on_cpu_seed(order)
+    scratch = scratch_of(most, width, height)
+    table = cuda.structures(RasterSlot, [s.prepare(cuda, scratch, most) for s in slots])
+    running = None if mask is None else cuda.put(mask)
+    cuda.shuffle(order)
     results: list[list[NDArray]] = [[] for _ in slots]
     for more in (BEGIN, 0):
         flags = flags_of(slots[0].scene) | more
-        assert cuda.vvc_raster(table, pointer(mask), len(slots), most, width, height, flags, None) == 0
+        assert (
+            cuda.vvc_raster(
+                cuda.pointer(table), cuda.pointer(running), len(slots), most, width, height, flags
+            )
+            == 0
+        )
         for slot, out in zip(slots, results, strict=True):
             out += slot.outputs()
     return results
@@ -140,7 +148,7 @@ def expected(slot: Slot) -> list[NDArray]:
 
 
 def check(
-    cuda: ctypes.CDLL, slots: list[Slot], mask: NDArray[np.uint8] | None, orders: tuple[int, ...] = SEEDS
+    cuda: Launcher, slots: list[Slot], mask: NDArray[np.uint8] | None, orders: tuple[int, ...] = SEEDS
 ) -> None:
     """The same bits as the CPU rasteriser in every slot that runs; the others untouched."""
     wanted = [expected(s) for s in slots]
@@ -184,7 +192,7 @@ def random_slots(seed: int, kind: str, count: int, width: int, height: int) -> l
 @few
 @given(seeds, st.sampled_from(["soup", "sheet"]), st.integers(1, 3), st.integers(1, 37), st.integers(1, 35))
 def test_the_bits_of_the_cpu_rasteriser(
-    cuda: ctypes.CDLL, seed: int, kind: str, count: int, width: int, height: int
+    cuda: Launcher, seed: int, kind: str, count: int, width: int, height: int
 ) -> None:
     mask = np.random.default_rng(seed + 1).integers(0, 2, count, dtype=np.uint8) if seed % 3 else None
     check(cuda, random_slots(seed, kind, count, width, height), mask)
@@ -200,7 +208,7 @@ def layered_slots() -> list[Slot]:
     return slots
 
 
-def test_many_layers(cuda: ctypes.CDLL) -> None:
+def test_many_layers(cuda: Launcher) -> None:
     check(cuda, layered_slots(), None)
 
 
@@ -227,7 +235,7 @@ def veil_slots() -> list[Slot]:
     return slots
 
 
-def test_a_veil_before_ramps_and_opaque_triangles(cuda: ctypes.CDLL) -> None:
+def test_a_veil_before_ramps_and_opaque_triangles(cuda: Launcher) -> None:
     check(cuda, veil_slots(), None)
 
 
@@ -241,7 +249,7 @@ def several_bins() -> list[Slot]:
     return [Slot(scene, plates[0], kind=True), Slot(empty, plates[1], kind=False)]
 
 
-def test_several_bins_and_batches(cuda: ctypes.CDLL) -> None:
+def test_several_bins_and_batches(cuda: Launcher) -> None:
     check(cuda, several_bins(), np.ones(2, np.uint8))
 
 
@@ -254,11 +262,11 @@ def broken_slots() -> list[Slot]:
     return slots
 
 
-def test_broken_and_far_vertices(cuda: ctypes.CDLL) -> None:
+def test_broken_and_far_vertices(cuda: Launcher) -> None:
     check(cuda, broken_slots(), None)
 
 
-def test_the_numpy_reference(cuda: ctypes.CDLL) -> None:
+def test_the_numpy_reference(cuda: Launcher) -> None:
     slot = random_slots(3, "sheet", 1, 30, 26)[0]
     got = render(cuda, [slot], None, 0)[0]
     frame = reference.Frame(slot.plate)
@@ -269,6 +277,6 @@ def test_the_numpy_reference(cuda: ctypes.CDLL) -> None:
     assert frame.coverage.any() and not (frame.coverage == 255).all()
 
 
-def test_sizes_that_cannot_be_drawn_are_refused(cuda: ctypes.CDLL) -> None:
+def test_sizes_that_cannot_be_drawn_are_refused(cuda: Launcher) -> None:
     for width, height in ((0, 5), (5, 0), (8193, 5), (5, 8193)):
-        assert cuda.vvc_raster(None, None, 1, 10, width, height, 0, None) == 1
+        assert cuda.vvc_raster(None, None, 1, 10, width, height, 0) == 1

@@ -1,4 +1,4 @@
-"""kv_ring.cu, sampler_step.cu, composite.cu, face_crop.cu and states.cu, run on the CPU in shuffled thread orders."""
+"""kv_ring.cu, sampler_step.cu, composite.cu, face_crop.cu and states.cu: on the CPU in shuffled thread orders, on a GPU with `-m gpu`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import ctypes
 import cv2
 import numpy as np
 import sampler_reference as sampler
-from cuda_build import SEEDS, aligned, on_device, pointer
+from cuda_build import SEEDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launcher import Launcher
 from numpy.typing import NDArray
 from visavis import kernels
 from visavis.engine.runtime.gpu.structures import StateTensor
@@ -25,30 +26,31 @@ GUARD = 77
 
 
 def check_ring(
-    cuda: ctypes.CDLL, seed: int, planes: int, slots: int, sink: int, window: int, words: int, calls: int
+    cuda: Launcher, seed: int, planes: int, slots: int, sink: int, window: int, words: int, calls: int
 ) -> None:
     """Several updates of random length, with masks and resets, against lists of tokens."""
     for order in SEEDS:
         rng = np.random.default_rng(seed)
-        cuda.cuda_on_cpu_seed(order)
+        cuda.shuffle(order)
         row = 16 * words
-        cache = aligned((planes, slots, sink + window, row))
+        cache = cuda.array((planes, slots, sink + window, row))
         cache[:] = GUARD
-        positions = np.full((slots, sink + window), -9, np.int32)
-        written = rng.integers(0, 3 * window, slots).astype(np.int64)
+        positions = cuda.put(np.full((slots, sink + window), -9, np.int32))
+        written = cuda.put(rng.integers(0, 3 * window, slots).astype(np.int64))
         given_sink = seed % 4 != 0
         streams: list[dict[int, NDArray]] = [{} for _ in range(slots)]  # token -> (planes, row)
         sinks: list[NDArray | None] = [None] * slots
         for call in range(calls):
             n = int(rng.integers(1, window + 1))
-            fresh = on_device(rng.integers(0, 256, (planes, slots, n, row), dtype=np.uint8))
-            photo = on_device(rng.integers(0, 256, (planes, slots, sink, row), dtype=np.uint8))
-            mask = rng.integers(0, 2, slots, dtype=np.uint8) if call % 3 else None
-            reset = np.ones(slots, np.uint8) if call == 0 else (rng.random(slots) < 0.3).astype(np.uint8)
+            fresh = cuda.put(rng.integers(0, 256, (planes, slots, n, row), dtype=np.uint8))
+            photo = cuda.put(rng.integers(0, 256, (planes, slots, sink, row), dtype=np.uint8))
+            mask = cuda.put(rng.integers(0, 2, slots, dtype=np.uint8)) if call % 3 else None
+            anew = np.ones(slots, np.uint8) if call == 0 else (rng.random(slots) < 0.3).astype(np.uint8)
+            reset = cuda.put(anew)
             before = cache.copy(), positions.copy(), written.copy()
             code = cuda.vvc_kv_ring(
-                pointer(fresh), pointer(photo if given_sink else None), pointer(cache), pointer(positions),
-                pointer(written), pointer(mask), pointer(reset), planes, slots, n, sink, window, row, None,
+                cuda.pointer(fresh), cuda.pointer(photo if given_sink else None), cuda.pointer(cache), cuda.pointer(positions),
+                cuda.pointer(written), cuda.pointer(mask), cuda.pointer(reset), planes, slots, n, sink, window, row,
             )  # fmt: skip
             assert code == 0
             for s in range(slots):
@@ -83,31 +85,31 @@ def check_ring(
 @several
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.integers(1, 9), st.integers(1, 5))
 def test_kv_ring(
-    cuda: ctypes.CDLL, seed: int, planes: int, slots: int, sink: int, window: int, words: int
+    cuda: Launcher, seed: int, planes: int, slots: int, sink: int, window: int, words: int
 ) -> None:
     check_ring(cuda, seed, planes, slots, sink, window, words, 5)
 
 
-def test_a_ring_of_more_rows_than_a_block_has_threads(cuda: ctypes.CDLL) -> None:
+def test_a_ring_of_more_rows_than_a_block_has_threads(cuda: Launcher) -> None:
     check_ring(cuda, 1, 2, 2, 7, 300, 2, 3)
 
 
-def test_positions_stay_bounded_after_days(cuda: ctypes.CDLL) -> None:
-    written = np.array([2**40 + 3], np.int64)
-    cache, fresh = aligned((1, 1, 10, 16)), aligned((1, 1, 2, 16))
-    positions = np.zeros((1, 10), np.int32)
+def test_positions_stay_bounded_after_days(cuda: Launcher) -> None:
+    written = cuda.put(np.array([2**40 + 3], np.int64))
+    cache, fresh = cuda.array((1, 1, 10, 16)), cuda.array((1, 1, 2, 16))
+    positions = cuda.array((1, 10), np.int32)
     code = cuda.vvc_kv_ring(
-        pointer(fresh), None, pointer(cache), pointer(positions), pointer(written), None, None, 1, 1, 2, 2, 8, 16, None
+        cuda.pointer(fresh), None, cuda.pointer(cache), cuda.pointer(positions), cuda.pointer(written), None, None, 1, 1, 2, 2, 8, 16
     )  # fmt: skip
     assert code == 0 and written[0] == 2**40 + 5
     # 2**40 is a multiple of 8: the newest token is in row 4 of the ring, the oldest in row 5.
     np.testing.assert_array_equal(positions[0], [0, 1, 5, 6, 7, 8, 9, 2, 3, 4])
 
 
-def test_kv_ring_refuses_what_does_not_fit(cuda: ctypes.CDLL) -> None:
+def test_kv_ring_refuses_what_does_not_fit(cuda: Launcher) -> None:
     for n, sink, window, row in ((9, 0, 8, 16), (0, 0, 8, 16), (1, -1, 8, 16), (1, 0, 8, 24), (1, 0, 8, 0)):
         none = [None] * 7
-        assert cuda.vvc_kv_ring(*none, 1, 1, n, sink, window, row, None) == 1
+        assert cuda.vvc_kv_ring(*none, 1, 1, n, sink, window, row) == 1
 
 
 # Sampler step
@@ -122,7 +124,7 @@ class SamplerStep(ctypes.Structure):
     ]
 
 
-def check_step(cuda: ctypes.CDLL, seed: int, slots: int, n: int, kind: int) -> None:
+def check_step(cuda: Launcher, seed: int, slots: int, n: int, kind: int) -> None:
     """One step of one kind: the numpy reference's bits, under every thread order."""
     rng = np.random.default_rng(seed)
     x, kept, v, free = (rng.standard_normal((slots, n)).astype(np.float32) for _ in range(4))
@@ -133,17 +135,17 @@ def check_step(cuda: ctypes.CDLL, seed: int, slots: int, n: int, kind: int) -> N
     sigma = 0.0 if rng.random() < 0.4 else float(np.float32(rng.uniform(0.1, 2)))
     dt, guidance, number, purpose = 0.3, 1.7, int(rng.integers(4)), int(rng.integers(3))
     for order in SEEDS:
-        cuda.cuda_on_cpu_seed(order)
+        cuda.shuffle(order)
         arrays: dict[str, NDArray] = {"x": x, "kept": kept, "velocity": v, "seeds": keys, "frames": frames}
         arrays |= {"free": free} if guided else {}
         arrays |= {"mask": mask} if mask is not None else {}
         edge = np.full(4, GUARD, np.float32)
-        memory = {k: on_device(np.concatenate([a.ravel(), edge.astype(a.dtype)])) for k, a in arrays.items()}
-        pointers = {k: a.ctypes.data for k, a in memory.items()}
+        memory = {k: cuda.put(np.concatenate([a.ravel(), edge.astype(a.dtype)])) for k, a in arrays.items()}
+        pointers = {k: cuda.address(a) for k, a in memory.items()}
         call = SamplerStep(
             **pointers, dt=dt, sigma=sigma, guidance=guidance, kind=kind, step=number, purpose=purpose
         )
-        assert cuda.vvc_sampler_step(ctypes.byref(call), slots, n, None) == 0
+        assert cuda.vvc_sampler_step(ctypes.byref(call), slots, n) == 0
         got = {k: memory[k][: slots * n].reshape(slots, n) for k in ("x", "kept")}
         for a in memory.values():
             assert (a[-4:] == GUARD).all()
@@ -160,7 +162,7 @@ def check_step(cuda: ctypes.CDLL, seed: int, slots: int, n: int, kind: int) -> N
 
 @several
 @given(seeds, st.integers(1, 3), st.integers(1, 700), st.integers(0, 3), st.booleans())
-def test_sampler_step(cuda: ctypes.CDLL, seed: int, slots: int, n: int, kind: int, whole: bool) -> None:
+def test_sampler_step(cuda: Launcher, seed: int, slots: int, n: int, kind: int, whole: bool) -> None:
     check_step(cuda, seed, slots, n * 4 if whole and n < 300 else n, kind)
 
 
@@ -190,25 +192,25 @@ def test_the_noise_is_standard_normal() -> None:
     assert np.isfinite(ends).all() and ends[1] == 0 and 5.7 < ends[0] < 5.8
 
 
-def test_heun_is_exact_to_second_order(cuda: ctypes.CDLL) -> None:
+def test_heun_is_exact_to_second_order(cuda: Launcher) -> None:
     """dx/dt = x from 1 to e: the error falls by four when the steps are halved."""
     errors = []
     for steps in (4, 8):
-        x, kept, v = (aligned((1, 4), np.float32) for _ in range(3))
+        x, kept, v = (cuda.array((1, 4), np.float32) for _ in range(3))
         x[:] = 1
-        call = SamplerStep(x=x.ctypes.data, kept=kept.ctypes.data, velocity=v.ctypes.data, dt=1 / steps)
+        call = SamplerStep(x=cuda.address(x), kept=cuda.address(kept), velocity=cuda.address(v), dt=1 / steps)
         for _ in range(steps):
             for kind in (sampler.PREDICTOR, sampler.CORRECTOR):
                 v[:] = x
                 call.kind = kind
-                assert cuda.vvc_sampler_step(ctypes.byref(call), 1, 4, None) == 0
+                assert cuda.vvc_sampler_step(ctypes.byref(call), 1, 4) == 0
         errors.append(float(abs(x[0, 0] - np.e)))
     assert errors[0] < 0.05 and 3.3 < errors[0] / errors[1] < 4.7
 
 
-def test_the_sampler_refuses_steps_without_their_arrays(cuda: ctypes.CDLL) -> None:
-    x = aligned((4,), np.float32)
-    p = x.ctypes.data
+def test_the_sampler_refuses_steps_without_their_arrays(cuda: Launcher) -> None:
+    x = cuda.array((4,), np.float32)
+    p = cuda.address(x)
     for call, n in (
         (SamplerStep(x=p, velocity=p, kind=4), 4),
         (SamplerStep(x=p, velocity=p, kind=-1), 4),
@@ -218,7 +220,7 @@ def test_the_sampler_refuses_steps_without_their_arrays(cuda: ctypes.CDLL) -> No
         (SamplerStep(velocity=p, kind=sampler.EULER), 4),
         (SamplerStep(x=p, velocity=p, kind=sampler.EULER), 0),
     ):
-        assert cuda.vvc_sampler_step(ctypes.byref(call), 1, n, None) == 1
+        assert cuda.vvc_sampler_step(ctypes.byref(call), 1, n) == 1
 
 
 # Composite
@@ -228,12 +230,12 @@ class CompositeSlot(ctypes.Structure):
     _fields_ = [(n, ctypes.c_void_p) for n in ("rgb", "colour", "blend", "placement", "out")]
 
 
-def check_composite(cuda: ctypes.CDLL, seed: int, slots: int, width: int, height: int) -> None:
+def check_composite(cuda: Launcher, seed: int, slots: int, width: int, height: int) -> None:
     """The bits of the CPU library's paste and conversion, wherever the square lies."""
     rng = np.random.default_rng(seed)
     side = int(rng.integers(1, 40))
-    window = rng.choice([0, 0.3, 1], side).astype(np.float32)
-    mask = rng.integers(0, 2, slots, dtype=np.uint8) if rng.random() < 0.5 else None
+    window = cuda.put(rng.choice([0, 0.3, 1], side).astype(np.float32))
+    mask = cuda.put(rng.integers(0, 2, slots, dtype=np.uint8)) if rng.random() < 0.5 else None
     rgb = rng.integers(0, 256, (slots, height, width, 3), dtype=np.uint8)
     colour = rng.integers(0, 256, (slots, side, side, 3), dtype=np.uint8)
     blend = rng.uniform(-0.3, 1.3, (slots, side, side)).astype(np.float32)
@@ -245,17 +247,25 @@ def check_composite(cuda: ctypes.CDLL, seed: int, slots: int, width: int, height
         places[:, 1:] = np.round(places[:, 1:])
     area = width * height
     for order in SEEDS:
-        cuda.cuda_on_cpu_seed(order)
+        cuda.shuffle(order)
         for nv12 in (False, True):
-            out = [aligned((area * 3 // 2 + 16,)) for _ in range(slots)]
+            out = [cuda.array((area * 3 // 2 + 16,)) for _ in range(slots)]
             for o in out:
                 o[:] = GUARD
-            memory = [[on_device(a[s]) for a in (rgb, colour, blend, places)] for s in range(slots)]
-            table = (CompositeSlot * slots)(
-                *(CompositeSlot(*(a.ctypes.data for a in (*memory[s], out[s]))) for s in range(slots))
+            memory = [[cuda.put(a[s]) for a in (rgb, colour, blend, places)] for s in range(slots)]
+            table = cuda.structures(
+                CompositeSlot,
+                [CompositeSlot(*map(cuda.address, (*memory[s], out[s]))) for s in range(slots)],
             )
             code = cuda.vvc_composite(
-                table, pointer(mask), pointer(window), slots, side, width, height, nv12, None
+                cuda.pointer(table),
+                cuda.pointer(mask),
+                cuda.pointer(window),
+                slots,
+                side,
+                width,
+                height,
+                nv12,
             )
             assert code == 0
             for s in range(slots):
@@ -277,13 +287,13 @@ def check_composite(cuda: ctypes.CDLL, seed: int, slots: int, width: int, height
 
 @several
 @given(seeds, st.integers(1, 2), st.integers(1, 4), st.integers(1, 20), st.booleans())
-def test_composite(cuda: ctypes.CDLL, seed: int, slots: int, columns: int, rows: int, wide: bool) -> None:
+def test_composite(cuda: Launcher, seed: int, slots: int, columns: int, rows: int, wide: bool) -> None:
     check_composite(cuda, seed, slots, 16 * columns if wide else 14 * columns, 2 * rows)
 
 
-def test_composite_refuses_odd_frames(cuda: ctypes.CDLL) -> None:
+def test_composite_refuses_odd_frames(cuda: Launcher) -> None:
     for width, height, side in ((3, 2, 1), (2, 3, 1), (0, 2, 1), (2, 2, 0), (2, 2, 9000)):
-        assert cuda.vvc_composite(None, None, None, 1, side, width, height, 0, None) == 1
+        assert cuda.vvc_composite(None, None, None, 1, side, width, height, 0) == 1
 
 
 # Face crop
@@ -333,7 +343,7 @@ def crop_reference(
     return colour.astype(np.uint8), label, np.where(label[..., None] > 0, bytes_, 0)
 
 
-def check_face_crop(cuda: ctypes.CDLL, seed: int, slots: int = 2) -> None:
+def check_face_crop(cuda: Launcher, seed: int, slots: int = 2) -> None:
     rng = np.random.default_rng(seed)
     height, width = int(rng.integers(8, 60)), int(rng.integers(8, 60))
     frames = rng.integers(0, 256, (slots, height, width, 4), dtype=np.uint8)
@@ -346,25 +356,25 @@ def check_face_crop(cuda: ctypes.CDLL, seed: int, slots: int = 2) -> None:
         p.columns, p.rows = (width - p.left) // p.by, (height - p.top) // p.by
         p.scale = float(rng.choice([3.0, 7.3, 20.0]))
         p.x0, p.y0 = (128 - p.scale * float(rng.uniform(0, n)) for n in (width, height))
-    mask = np.array([1, 0][:slots], np.uint8) if seed % 2 else None
-    fresh = np.array([0, 1][:slots], np.uint8) if seed % 4 < 2 else np.array([1, 0][:slots], np.uint8)
-    table = on_device(np.frombuffer(bytes(places), np.uint8).copy())
+    mask = cuda.put(np.array([1, 0][:slots], np.uint8)) if seed % 2 else None
+    fresh = cuda.put(np.array([0, 1] if seed % 4 < 2 else [1, 0], np.uint8)[:slots])
+    table = cuda.put(np.frombuffer(bytes(places), np.uint8).copy())
     for order in SEEDS[: 1 + seed % 3]:
-        cuda.cuda_on_cpu_seed(order)
+        cuda.shuffle(order)
         outs = {
-            n: aligned((slots, SIDE, SIDE, 3)[: 4 if n in ("warp", "rest") else 3])
+            n: cuda.array((slots, SIDE, SIDE, 3)[: 4 if n in ("warp", "rest") else 3])
             for n in ("warp", "seen", "part", "rest")
         }
         for o in outs.values():
             o[:] = GUARD
-        previous = np.full((slots, 3, SIDE, SIDE), GUARD, np.float32)
-        held = [on_device(frames[..., :3]), on_device(frames[..., 3]), on_device(labels), on_device(position)]
+        previous = cuda.put(np.full((slots, 3, SIDE, SIDE), GUARD, np.float32))
+        held = [cuda.put(frames[..., :3]), cuda.put(frames[..., 3]), cuda.put(labels), cuda.put(position)]
         call = FaceCrop(
-            *(a.ctypes.data for a in held), table.ctypes.data, pointer(mask), fresh.ctypes.data,
-            *(outs[n].ctypes.data for n in ("warp", "seen", "part", "rest")), previous.ctypes.data,
+            *map(cuda.address, held), cuda.address(table), cuda.pointer(mask), cuda.address(fresh),
+            *(cuda.address(outs[n]) for n in ("warp", "seen", "part", "rest")), cuda.address(previous),
             (ctypes.c_float * 3)(50, 50, 50), (ctypes.c_float * 3)(100, 100, 100), width, height, SIDE,
         )  # fmt: skip
-        assert cuda.vvc_face_crop(ctypes.byref(call), slots, None) == 0
+        assert cuda.vvc_face_crop(ctypes.byref(call), slots) == 0
         for s in range(slots):
             if mask is not None and not mask[s]:
                 assert all((o[s] == GUARD).all() for o in outs.values()) and (previous[s] == GUARD).all()
@@ -385,11 +395,11 @@ def check_face_crop(cuda: ctypes.CDLL, seed: int, slots: int = 2) -> None:
 
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(st.integers(0, 1000))
-def test_face_crop(cuda: ctypes.CDLL, seed: int) -> None:
+def test_face_crop(cuda: Launcher, seed: int) -> None:
     check_face_crop(cuda, seed)
 
 
-def test_face_crop_is_what_the_product_cuts(cuda: ctypes.CDLL) -> None:
+def test_face_crop_is_what_the_product_cuts(cuda: Launcher) -> None:
     """Within two levels of `engine.video.crop`, at scales above and below that of averaging."""
     rng = np.random.default_rng(0)
     smooth = cv2.resize(
@@ -406,34 +416,35 @@ def test_face_crop_is_what_the_product_cuts(cuda: ctypes.CDLL) -> None:
         assert (label != product_crop(labels, where, nearest=True)).mean() < 0.01
 
 
-def test_face_crop_refuses_other_sides(cuda: ctypes.CDLL) -> None:
+def test_face_crop_refuses_other_sides(cuda: Launcher) -> None:
     for side, slots, width in ((0, 1, 4), (100, 1, 4), (384, 1, 4), (256, 0, 4), (256, 1, 0)):
         call = FaceCrop(width=width, height=4, side=side)
-        assert cuda.vvc_face_crop(ctypes.byref(call), slots, None) == 1
+        assert cuda.vvc_face_crop(ctypes.byref(call), slots) == 1
 
 
 # States
 
 
-def check_states(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
+def check_states(cuda: Launcher, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
     """sizes: (outer, floats a row) of each tensor."""
     for order in SEEDS:
         rng = np.random.default_rng(seed)
-        cuda.cuda_on_cpu_seed(order)
+        cuda.shuffle(order)
         pairs = [
-            [on_device(rng.standard_normal((outer, slots, n)).astype(np.float32)) for _ in range(2)]
+            [cuda.put(rng.standard_normal((outer, slots, n)).astype(np.float32)) for _ in range(2)]
             for outer, n in sizes
         ]
-        actions = [rng.integers(0, 3, slots, dtype=np.uint8) for _ in sizes]
+        actions = [cuda.put(rng.integers(0, 3, slots, dtype=np.uint8)) for _ in sizes]
         before = [p[1].copy() for p in pairs]
-        table = (StateTensor * len(sizes))(
-            *(
-                StateTensor(a.ctypes.data, b.ctypes.data, action.ctypes.data, o, 4 * n)
+        table = cuda.structures(
+            StateTensor,
+            [
+                StateTensor(cuda.address(a), cuda.address(b), cuda.address(action), o, 4 * n)
                 for (a, b), (o, n), action in zip(pairs, sizes, actions, strict=True)
-            )
+            ],
         )
         largest = max(4 * n for _, n in sizes)
-        assert cuda.vvc_states(table, len(sizes), slots, largest, None) == 0
+        assert cuda.vvc_states(cuda.pointer(table), len(sizes), slots, largest) == 0
         for (source, got), old, action in zip(pairs, before, actions, strict=True):
             a = action[None, :, None]
             np.testing.assert_array_equal(got, np.where(a == 2, 0, np.where(a == 1, source, old)))
@@ -445,14 +456,14 @@ def check_states(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int
     st.integers(1, 4),
     st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_size=1, max_size=3),
 )
-def test_states(cuda: ctypes.CDLL, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
+def test_states(cuda: Launcher, seed: int, slots: int, sizes: list[tuple[int, int]]) -> None:
     check_states(cuda, seed, slots, sizes)
 
 
-def test_states_of_rows_longer_than_a_block(cuda: ctypes.CDLL) -> None:
+def test_states_of_rows_longer_than_a_block(cuda: Launcher) -> None:
     check_states(cuda, 3, 3, [(2, 1028), (1, 4), (1, 2051)])
 
 
-def test_states_refuse_nothing_at_all(cuda: ctypes.CDLL) -> None:
+def test_states_refuse_nothing_at_all(cuda: Launcher) -> None:
     for n, slots, largest in ((0, 1, 4), (1, 0, 4), (1, 1, 3)):
-        assert cuda.vvc_states(None, n, slots, largest, None) == 1
+        assert cuda.vvc_states(None, n, slots, largest) == 1

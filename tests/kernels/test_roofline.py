@@ -59,3 +59,19 @@ def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path, capsys: pytest.Capt
     assert gpu_check.main(["--out", str(out)]) == gpu_check.NO_DEVICE
     assert capsys.readouterr().out.startswith("NOT CHECKED: ")
     assert json.loads(out.read_text())["device"] is None
+
+
+def test_gpu_check_runs_every_tool_of_the_sanitizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "compute-sanitizer"
+    program.write_text('#!/bin/sh\necho "$@"\n[ "$2" = racecheck ] && exit 9\nexit 0\n')
+    program.chmod(0o755)
+    results = gpu_check.sanitized(str(program), 60)
+    assert {tool: r["exit"] for tool, r in results.items()} == {"memcheck": 0, "racecheck": 9, "synccheck": 0}
+    for tool, where in gpu_check.SANITIZERS.items():
+        assert results[tool]["said"].startswith(f"--tool {tool} --error-exitcode 9 ")
+        assert f"-m gpu -p no:cacheprovider {where[0]} --timeout 60" in results[tool]["said"]
+    assert "under racecheck: exit 9" in capsys.readouterr().out
+    assert gpu_check.sanitized(None) == {}
+    assert "not installed: memcheck, racecheck, synccheck not run" in capsys.readouterr().out

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import pytest
 import sampler_reference as reference
-from cuda_build import on_device, pointer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launcher import Launcher
 from numpy.typing import NDArray
 from visavis import kernels
 
@@ -84,16 +82,16 @@ def test_steps_that_cannot_be_made_are_refused() -> None:
         kernels.sampler_step("start", np.zeros((4, 6), np.float32)[:, ::2], sigma=0.0)
 
 
-def ring_by_cuda(cuda: ctypes.CDLL, arrays: list[NDArray | None], sizes: tuple[int, ...]) -> list[NDArray]:
-    memory = [None if a is None else on_device(a) for a in arrays]
-    assert cuda.vvc_kv_ring(*map(pointer, memory), *sizes, None) == 0
+def ring_by_cuda(cuda: Launcher, arrays: list[NDArray | None], sizes: tuple[int, ...]) -> list[NDArray]:
+    memory = [None if a is None else cuda.put(a) for a in arrays]
+    assert cuda.vvc_kv_ring(*map(cuda.pointer, memory), *sizes) == 0
     return [m for m in memory[2:5] if m is not None]
 
 
 @several
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 4), st.integers(1, 9))
 def test_the_ring_is_that_of_the_cuda_text(
-    cuda: ctypes.CDLL, seed: int, planes: int, slots: int, sinks: int, window: int
+    cuda: Launcher, seed: int, planes: int, slots: int, sinks: int, window: int
 ) -> None:
     rng = np.random.default_rng(seed)
     width = 4 * int(rng.integers(1, 4))
