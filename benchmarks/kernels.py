@@ -382,6 +382,7 @@ def tick_rows(size: int, repeats: int) -> list[Row]:
     from visavis.engine.enroll import enroll
     from visavis.engine.motion.channels import zero_motion
     from visavis.engine.video.crop import CROP, RAMP, FaceCrop, cut
+    from visavis.engine.video.figure import Figure
     from visavis.engine.video.renderer import Renderer
 
     avatar = enroll(Path(str(engine.__file__)).parent / "assets" / "astronaut.png", size=size)
@@ -392,6 +393,12 @@ def tick_rows(size: int, repeats: int) -> list[Row]:
     motion = zero_motion() + rng.normal(0, 0.02, len(zero_motion())).astype(np.float32)
     image = renderer.render(motion)
     out = np.empty((image.shape[0] * 3 // 2, image.shape[1]), np.uint8)
+
+    figure = Figure.of(avatar)
+
+    def bones() -> None:
+        figure.units(motion)
+        figure.transforms(motion)
 
     def whole() -> None:
         mel.push(sound)
@@ -411,6 +418,7 @@ def tick_rows(size: int, repeats: int) -> list[Row]:
     shape = f"{image.shape[1]}x{image.shape[0]}"
     return [
         Row("tick: log-mel of 40 ms", alone(lambda: mel.push(sound), repeats)),
+        Row("tick: units and bones of the figure (numpy)", alone(bones, repeats)),
         Row(f"tick: pose and draw {shape}", alone(lambda: renderer.render(motion), repeats)),
         Row(f"tick: all without networks {shape}", alone(whole, repeats)),
         Row(f"tick: the same with face crop and paste {shape}", alone(painted, repeats)),
