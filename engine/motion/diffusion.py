@@ -71,6 +71,10 @@ MOOD_FACES: dict[str, dict[str, float]] = {
 }
 """The least that a mood shows at once; the network adds its own to it, but takes many seconds."""
 BROWS = [LIFE_INDEX[name] for name in ("browInnerUp", "browOuterUp", "browDown", "mouthSmile", "cheekSquint")]
+RAISED = [LIFE_INDEX[name] for name in ("browInnerUp", "browOuterUp")]
+RAISE = 3.0
+"""The life network raises brows when the body prior does, but a quarter as far (standard deviation 0.027 against 0.10 while speaking): rare pulses at
+stresses it cannot foresee, it shrinks towards their mean."""
 COEFFICIENTS = [k for k, name in enumerate(LIFE) if name not in ("gazeYaw", "gazePitch") and "." not in name and
                  not name.startswith(("shoulders", "arms"))]  # fmt: skip
 
@@ -347,6 +351,7 @@ class MotionModel:
     ) -> FloatArray:
         """What is shown: controls applied, limits kept, two sides. `looks`, `lids`: where the eyes look by themselves."""
         controls, life = slot.controls, life.copy()
+        life[RAISED] *= np.float32(RAISE)
         wanted = np.zeros(len(LIFE), np.float32)
         for name, value in MOOD_FACES[controls.mood].items():
             wanted[LIFE_INDEX[name]] = value

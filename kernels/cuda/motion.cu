@@ -57,6 +57,7 @@ struct VvMotion {
   int n_features, n_face, n_life, n_labels, n_channels, n_coefficients, voice, closed;
   int turn, forget, head, gaze_place, lids_place;
   float share, translation, amplitude, touch;  // touch: the aperture of lips that meet
+  float raise;                                 // how much further brows go up than the network has them
   float voice_from, voice_over;                // the gate: opens from a probability on, fully so much above it
   float closed_from, closed_over;              // lips: the same for the probability of a p, b or m
 };
@@ -64,7 +65,7 @@ struct VvMotion {
 namespace {
 
 enum Flag { kMoves = 1, kHears = 2, kVoiced = 4, kHush = 8, kListening = 16, kGiven = 32, kTaken = 64 };
-enum Kind { kCoefficient = 1, kBrow = 2, kHead = 4, kTranslation = 8 };
+enum Kind { kCoefficient = 1, kBrow = 2, kHead = 4, kTranslation = 8, kRaised = 16 };
 enum Action { kLeave, kCarry, kClear };
 constexpr int kHearThreads = 64, kShowThreads = 192, kStates = 3, kMostLife = 32, kMostFace = 16;
 
@@ -151,6 +152,7 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
     m.past_life[slot * m.n_life + tid] = looks ? cue.looks[tid - m.gaze_place] : tid == m.lids_place ? cue.lids : x;
     const float mood = own.mood[tid] + 0.08f * (m.moods[cue.mood * m.n_life + tid] - own.mood[tid]);
     own.mood[tid] = mood;
+    if (kind & kRaised) x *= m.raise;
     if (kind & kCoefficient && mood > x) x = mood;
     if (kind & kBrow) x *= cue.expressiveness;
     if (kind & kHead) {

@@ -330,6 +330,8 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
         ("gaze at once", "own.gaze[tid] + 0.5f * (cue.gaze[tid] - own.gaze[tid])", "cue.gaze[tid]"),
         ("mood at once", "own.mood[tid] + 0.08f *", "own.mood[tid] + 1.f *"),
         ("mood of another", "m.moods[cue.mood * m.n_life + tid]", "m.moods[tid]"),
+        ("brows raised no further", "if (kind & kRaised) x *= m.raise;", ""),
+        ("everything raised", "if (kind & kRaised) x", "x"),
         ("mood where it is less", "if (kind & kCoefficient && mood > x) x = mood;", "if (kind & kCoefficient) x = mood;"),
         ("brows without expressiveness", "if (kind & kBrow) x *= cue.expressiveness;", ""),
         ("head without its factor", "      x *= cue.head_motion;\n", ""),

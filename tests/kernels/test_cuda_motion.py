@@ -68,6 +68,7 @@ class Arrays:
         kinds = np.zeros(len(LIFE), np.int32)
         kinds[product.COEFFICIENTS] |= s.COEFFICIENT
         kinds[product.BROWS] |= s.BROW
+        kinds[product.RAISED] |= s.RAISED
         kinds[HEAD] |= s.HEAD
         kinds[HEAD.stop : HEAD.stop + 3] |= s.TRANSLATION
         eyes = [f"eyeLook{way}{side}" for way in ("Down", "Up", "Out", "In") for side in ("Left", "Right")]
@@ -89,7 +90,7 @@ class Arrays:
             n_features=FEATURES, n_face=len(FACE), n_life=len(LIFE), n_labels=LABELS, n_channels=N_CHANNELS,
             n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
             gaze_place=GAZE.start, lids_place=LIFE_INDEX["eyeBlink"], share=product.FACE_SHARE,
-            translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH,
+            translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH, raise_=product.RAISE,
             voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,
             closed_from=lips.HEARD[0], closed_over=lips.HEARD[1] - lips.HEARD[0],
         )  # fmt: skip

@@ -244,6 +244,7 @@ class DeviceMotion:
         kinds = np.zeros(len(LIFE), np.int32)
         kinds[product.COEFFICIENTS] |= st.COEFFICIENT
         kinds[product.BROWS] |= st.BROW
+        kinds[product.RAISED] |= st.RAISED
         kinds[HEAD] |= st.HEAD
         kinds[HEAD.stop : HEAD.stop + 3] |= st.TRANSLATION
         places = [*range(GAZE_SLICE.start, GAZE_SLICE.stop)]
@@ -275,7 +276,7 @@ class DeviceMotion:
             n_features=self._quiet.shape[1], n_face=len(FACE), n_life=len(LIFE), n_labels=LABELS, n_channels=N_CHANNELS,
             n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
             gaze_place=GAZE.start, lids_place=LIFE_INDEX["eyeBlink"], share=product.FACE_SHARE,
-            translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH,
+            translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH, raise_=product.RAISE,
             voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,
             closed_from=lips.HEARD[0], closed_over=lips.HEARD[1] - lips.HEARD[0],
         )  # fmt: skip

@@ -68,7 +68,7 @@ class MotionCue(ctypes.Structure):
 
 MOVES, HEARS, VOICED, HUSH, LISTENING, GIVEN, TAKEN = 1, 2, 4, 8, 16, 32, 64
 """Flags of MotionCue."""
-COEFFICIENT, BROW, HEAD, TRANSLATION = 1, 2, 4, 8
+COEFFICIENT, BROW, HEAD, TRANSLATION, RAISED = 1, 2, 4, 8, 16
 """Kinds of life values in motion.cu."""
 
 
@@ -116,6 +116,7 @@ class Motion(ctypes.Structure):
             "translation",
             "amplitude",
             "touch",
+            "raise_",
             "voice_from",
             "voice_over",
             "closed_from",
