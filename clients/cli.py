@@ -96,6 +96,12 @@ def _parser() -> Parser:
     )
     sub.add_argument("--workers", type=int, default=1, help="processes that make frames (default: 1)")
     sub.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="where frames are made; gpu: all sessions of a worker as one batch on a CUDA device (default: cpu)",
+    )
+    sub.add_argument(
         "--lookahead", type=int, default=2, choices=(0, 1, 2), help="frames of look-ahead (default: 2)"
     )
     sub.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ class FrameLike(Protocol):
     """One frame with its sound: see `visavis.engine.session.Frame`."""
 
     @property
-    def image(self) -> ImageArray: ...  # (H, W, 3) RGB
+    def image(self) -> ImageArray: ...  # (H, W, 3) RGB, or I420 (H * 3 / 2, W)
     @property
     def audio(self) -> npt.NDArray[np.int16]: ...  # (1920,) at 48 kHz
     @property
@@ -58,6 +58,12 @@ class Engine(Protocol):
     def session(
         self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float, generator: bool = True
     ) -> SessionLike: ...
+
+
+class BatchEngine(Engine, Protocol):
+    """An engine whose sessions advance together on one device. A worker calls it from one thread only, but for `enroll`, `load` and `picture`."""
+
+    def tick(self, sessions: Sequence[SessionLike]) -> list[FrameLike | BaseException]: ...
 
 
 def _asset(name: str) -> Path | None:

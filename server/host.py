@@ -1,9 +1,12 @@
-"""The inside of a worker: all its sessions on one clock, each stepped in turn by a pool of threads.
+"""The inside of a worker: all its sessions on one clock, stepped as one batch or each in turn by a pool of threads.
 
 A worker owns one device. At every tick of its clock (40 ms) each session that somebody watches makes one frame, which leaves through the
 link with the number of the tick as its stamp. A session is an actor: its steps and commands run one at a time, in
 order, in any thread of the pool, so that a session that stalls keeps one thread and nobody else. A tick that comes while a session still
 computes the one before is left out for that session.
+
+Where the engine has a `tick` (a GPU), the pool is one thread, and the frames of all watched sessions are one call of it; enrolment has a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -15,18 +18,18 @@ import pickle
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.errors import VisavisError
 from visavis.engine.timing import FPS
 from visavis.kernels import rgb_to_i420
-from visavis.server.engines import Engine, SessionLike
+from visavis.server.engines import BatchEngine, Engine, FrameLike, ImageArray, SessionLike
 from visavis.server.governor import Governor
 from visavis.server.link import Header, Link, LinkClosed
 
@@ -74,7 +77,10 @@ class WorkerHost:
         self._link = link
         self._slots: dict[str, Slot] = {}
         self._avatars: OrderedDict[str, Any] = OrderedDict()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="worker-step")
+        self._batch = cast(BatchEngine, engine) if hasattr(engine, "tick") else None
+        self._ticking = False
+        self._pool = ThreadPoolExecutor(1 if self._batch else threads, thread_name_prefix="worker-step")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="worker-aside") if self._batch else self._pool
         self._anchor = time.monotonic()
         self._stop = threading.Event()
         self._frames = self._missed = 0
@@ -101,6 +107,7 @@ class WorkerHost:
                 slot.closed = True
                 self._post(slot, slot.session.close)
             self._pool.shutdown(wait=True, cancel_futures=False)
+            self._aside.shutdown(wait=True)
             self._link.close()
 
     def _send(self, header: Header, *parts: Any) -> None:
@@ -117,7 +124,7 @@ class WorkerHost:
             self._pool.submit(self._answer, header, lambda: self._open(header, payload))
             return
         if op == "enroll":
-            self._pool.submit(self._answer, header, lambda: self._enroll(header, payload))
+            self._aside.submit(self._answer, header, lambda: self._enroll(header, payload))
             return
         slot = self._slots.get(header["session"])
         if slot is None:
@@ -180,9 +187,10 @@ class WorkerHost:
         for _ in range(WARM_FRAMES):
             if _ == 1:  # the first carries one-time costs
                 used, began = time.process_time(), time.perf_counter()
-            rgb_to_i420(session.step().image)
+            _planar(session.step().image)
         frames = WARM_FRAMES - 1
-        governor = None if session.reduced else Governor()
+        reducible = not session.reduced and getattr(session, "reducible", True)
+        governor = Governor() if reducible else None
         slot = self._slots[header["session"]] = Slot(header["session"], session, governor)
         return {
             "session": slot.id,
@@ -253,52 +261,97 @@ class WorkerHost:
                 job = slot.mail.popleft()
             try:
                 job()
-            except Exception:
-                log.exception("session failed session=%s", slot.id)
-                self._slots.pop(slot.id, None)
-                slot.closed = True
-                self._send({"op": "failed", "session": slot.id})
-                with contextlib.suppress(Exception):
-                    slot.session.close()
+            except Exception as error:
+                self._fail(slot, error)
+
+    def _fail(self, slot: Slot, error: BaseException) -> None:
+        log.error("session failed session=%s", slot.id, exc_info=error)
+        self._slots.pop(slot.id, None)
+        slot.closed = True
+        self._send({"op": "failed", "session": slot.id})
+        with contextlib.suppress(Exception):
+            slot.session.close()
 
     def _step(self, slot: Slot, stamp: int, due: float) -> None:
         if slot.closed:
             return
         try:
             began = time.perf_counter()
-            generation = slot.generation
-            heard = 0.0
-            while slot.live:
-                pcm, rate = slot.live.popleft()
-                slot.session.push_audio(pcm, rate, live=True)
-                heard += len(pcm) / rate
+            taken = self._hear(slot)
             frame = slot.session.step()
-            stepped = time.perf_counter()
-            i420 = rgb_to_i420(frame.image)
-            self._frames += 1
-            self._send(
-                {
-                    "op": "pair",
-                    "session": slot.id,
-                    "stamp": stamp,
-                    "due": due,
-                    "rows": i420.shape[0],
-                    "speech": frame.speech_index is not None,
-                    "generation": generation,
-                    "heard": heard,
-                    "queued": slot.session.queued_seconds,
-                    "began": time.monotonic() - (time.perf_counter() - began),
-                    "step_s": stepped - began,
-                    "convert_s": time.perf_counter() - stepped,
-                    "stages": getattr(slot.session, "stages", {}),
-                    "reduced": slot.session.reduced,
-                },
-                i420,
-                frame.audio,
-            )
+            self._leave(slot, frame, taken, stamp, due, began, time.perf_counter())
             self._govern(slot, time.monotonic() - due)
         finally:
             slot.stepping = False
+
+    def _step_all(self, batch: BatchEngine, slots: Sequence[Slot], stamp: int, due: float) -> None:
+        """One frame of all these sessions by one call; what fails alone ends alone."""
+        try:
+            began = time.perf_counter()
+            taken: dict[Slot, tuple[int, float]] = {}
+            for slot in slots:
+                if slot.closed:
+                    continue
+                try:
+                    taken[slot] = self._hear(slot)
+                except Exception as error:
+                    self._fail(slot, error)
+            try:
+                frames = batch.tick([slot.session for slot in taken])
+            except Exception as error:  # then it is nobody's own
+                frames = [error] * len(taken)
+            stepped = time.perf_counter()
+            for (slot, heard), frame in zip(taken.items(), frames, strict=True):
+                if isinstance(frame, BaseException):
+                    self._fail(slot, frame)
+                else:
+                    self._leave(slot, frame, heard, stamp, due, began, stepped)
+        finally:
+            self._ticking = False
+
+    @staticmethod
+    def _hear(slot: Slot) -> tuple[int, float]:
+        """Give a session what its microphone said. The generation that the next frame belongs to, and the seconds heard."""
+        generation, heard = slot.generation, 0.0
+        while slot.live:
+            pcm, rate = slot.live.popleft()
+            slot.session.push_audio(pcm, rate, live=True)
+            heard += len(pcm) / rate
+        return generation, heard
+
+    def _leave(
+        self,
+        slot: Slot,
+        frame: FrameLike,
+        taken: tuple[int, float],
+        stamp: int,
+        due: float,
+        began: float,
+        stepped: float,
+    ) -> None:
+        """Send a frame and its sound; `began`, `stepped`: performance counters about the step."""
+        i420 = _planar(frame.image)
+        self._frames += 1
+        self._send(
+            {
+                "op": "pair",
+                "session": slot.id,
+                "stamp": stamp,
+                "due": due,
+                "rows": i420.shape[0],
+                "speech": frame.speech_index is not None,
+                "generation": taken[0],
+                "heard": taken[1],
+                "queued": slot.session.queued_seconds,
+                "began": time.monotonic() - (time.perf_counter() - began),
+                "step_s": stepped - began,
+                "convert_s": time.perf_counter() - stepped,
+                "stages": getattr(slot.session, "stages", {}),
+                "reduced": slot.session.reduced,
+            },
+            i420,
+            frame.audio,
+        )
 
     def _govern(self, slot: Slot, took_s: float) -> None:
         """Take the video network out where frames come late, and in again."""
@@ -313,6 +366,16 @@ class WorkerHost:
             log.info("quality session=%s reduced=%s", slot.id, reduced)
 
     # The clock
+
+    def _tick(self, batch: BatchEngine, slots: Sequence[Slot], tick: int, due: float) -> None:
+        """All sessions as one batch, unless the one before is still on its way."""
+        if not slots:
+            return
+        if self._ticking:
+            self._missed += len(slots)
+            return
+        self._ticking = True
+        self._pool.submit(self._step_all, batch, slots, tick, due)
 
     def _clock(self) -> None:
         tick = 0
@@ -329,8 +392,13 @@ class WorkerHost:
             if due > now and self._stop.wait(due - now):
                 return
             slots = [slot for slot in self._slots.copy().values() if slot.watched and not slot.closed]
-            turn = tick % max(1, len(slots))
-            for slot in slots[turn:] + slots[:turn]:  # each is first in turn
+            if self._batch is not None:
+                self._tick(self._batch, slots, tick, due)
+                slots_in_turn: list[Slot] = []
+            else:
+                turn = tick % max(1, len(slots))
+                slots_in_turn = slots[turn:] + slots[:turn]  # each is first in turn
+            for slot in slots_in_turn:
                 if slot.stepping:
                     self._missed += 1
                     slot.missed += 1
@@ -350,6 +418,11 @@ class WorkerHost:
                         "at": beat,
                     }
                 )
+
+
+def _planar(image: ImageArray) -> ImageArray:
+    """A frame as I420 (H * 3 / 2, W): as it is where a device has made it so."""
+    return image if image.ndim == 2 else rgb_to_i420(image)
 
 
 def _jpeg(image: Any) -> bytes:

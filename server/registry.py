@@ -108,6 +108,8 @@ class SessionRegistry:
             raise ApiError(503, error.code, str(error), {"Retry-After": "3"}) from None
         except WorkerRefused as error:
             await session.close()
+            if error.code == "worker_full":
+                raise ApiError(503, "no_room", str(error), {"Retry-After": "3"}) from None
             raise ApiError(500, error.code, str(error)) from None
         except BaseException:
             await session.close()

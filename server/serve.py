@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 from aiohttp import web
@@ -21,6 +23,8 @@ from visavis.server.routes import GUARD, SESSIONS
 from visavis.server.tokens import GRANTS
 
 SHUTDOWN_S = 5.0
+ENGINES = {"cpu": "visavis.server.engines:VisavisEngine", "gpu": "visavis.server.gpu_engine:GpuEngine"}
+"""What `--device` makes workers of."""
 SECRET_VARIABLE = "VISAVIS_SECRET"
 """Environment variable with the secret that signs tokens; without it tokens end with the server."""
 TURN_VARIABLE = "VISAVIS_TURN_SECRET"
@@ -58,6 +62,8 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         raise ServeError(f"--drain {args.drain:g} must be from 0 to 3600 seconds")
     if not 0 <= args.max_minutes <= 7 * 24 * 60:
         raise ServeError(f"--max-minutes {args.max_minutes:g} must be from 0 (no limit) to {7 * 24 * 60}")
+    if args.device == "gpu":
+        _check_gpu()
     secret = os.environ.get(SECRET_VARIABLE, "")
     if secret and len(secret) < 16:
         raise ServeError(f"the secret in {SECRET_VARIABLE} must have 16 characters or more")
@@ -76,6 +82,7 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
         lookahead=args.lookahead,
         max_sessions=args.sessions,
         workers=args.workers,
+        engine_factory=ENGINES[args.device],
         generator=not args.no_generator,
         allowed_hosts=tuple(name.lower() for name in args.allow_host),
         allowed_origins=tuple(origin.rstrip("/") for origin in args.allow_origin),
@@ -99,6 +106,20 @@ def _check_person(path: Path) -> None:
         Avatar.load(path)
     else:
         find_face(load_photo(path).rgb)
+
+
+def _check_gpu() -> None:
+    """A GPU that is not there ends the start; engines that are not built yet are built, in a process whose device memory ends with it."""
+    from visavis.engine.runtime.gpu.cuda import missing
+
+    why = missing()
+    if why is not None:
+        raise ServeError(f"--device gpu: {why}")
+    print("building TensorRT engines for this GPU where there are none yet", flush=True)
+    done = subprocess.run([sys.executable, "-m", "visavis.server.gpu_engine"], capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ServeError(f"--device gpu: the engines cannot be built: {last[:300]}")
 
 
 def run(args: argparse.Namespace) -> int:
