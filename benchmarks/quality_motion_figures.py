@@ -100,6 +100,18 @@ def share(part: int, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
+def behind(counts: dict[str, int], other: dict[str, int]) -> tuple[float, float]:
+    """How many points recall (met of wanted) lies below another's, and the standard error of that difference: with 40 closures each, 5 points
+    are chance. Rates are estimated with one hit and one miss more than counted, so that nothing is ever certain."""
+
+    def rate(c: dict[str, int]) -> tuple[float, float]:
+        share = (c["met"] + 1) / (c["wanted"] + 2)
+        return c["met"] / max(1, c["wanted"]), share * (1 - share) / (c["wanted"] + 2)
+
+    (own, spread), (its, its_spread) = rate(counts), rate(other)
+    return round(100 * (its - own), 1), round(100 * float(np.sqrt(spread + its_spread)), 1)
+
+
 def add(total: dict[str, int], more: dict[str, int]) -> dict[str, int]:
     """Sum of counts."""
     return {key: total.get(key, 0) + more[key] for key in more}

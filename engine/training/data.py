@@ -301,7 +301,7 @@ class Spoken:
     """Spoken by espeak-ng."""
 
 
-def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def runs_of(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Start and end of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
@@ -314,9 +314,9 @@ def tidy_phones(sound: FloatArray, phones: npt.NDArray[np.int8]) -> npt.NDArray[
     out = phones[:n].copy()
     level = 10 * np.log10(np.square(sound[: n * 160].reshape(n, 160)).mean(axis=1) + 1e-10)
     quiet = np.zeros(n, bool)
-    for start, end in _runs(level < level.max() - 45):
+    for start, end in runs_of(level < level.max() - 45):
         quiet[start:end] = end - start >= 10
-    for start, end in _runs((out == 0) & ~quiet):
+    for start, end in runs_of((out == 0) & ~quiet):
         before, after = int(out[start - 1]) if start else 0, int(out[end]) if end < n else 0
         out[start:end] = before if before > 1 else after  # never a longer closure than was said
     out[quiet] = 0

@@ -38,6 +38,7 @@ from visavis.engine.training.data import (
     load_facegood,
     load_grid,
     load_voices,
+    runs_of,
 )
 from visavis.engine.training.voices import CLASSES, CLOSED, LEAST_APERTURE
 
@@ -183,6 +184,9 @@ def spoken_curve(phones: npt.NDArray[np.int8], speed: float, n: int) -> FloatArr
     # The commonest class of the frame, but a closed mouth of 20 ms is a closed mouth.
     counts = np.stack([(fine == k).sum(axis=1) for k in range(len(CLASSES))], axis=1)
     classes = np.where(counts[:, CLOSED] >= 2, CLOSED, counts.argmax(axis=1))
+    for start, end in runs_of(fine.ravel() == CLOSED):  # one that lies astride two frames must not be lost
+        if not (classes[start // MELS_PER_FRAME : (end - 1) // MELS_PER_FRAME + 1] == CLOSED).any():
+            classes[(start + end - 1) // 2 // MELS_PER_FRAME] = CLOSED
     speaks = (
         np.convolve(classes > 0, np.ones(8), mode="full")[5 : n + 5] > 0
     )  # from 5 frames before to 2 after

@@ -15,7 +15,7 @@ from visavis.engine.training.data import MouthRig  # noqa: E402
 from visavis.engine.training.motion import foretell  # noqa: E402
 from visavis.engine.training.motion_hearing import COUPLING, Experts, SpeechEncoder  # noqa: E402
 from visavis.engine.training.motion_nets import MotionNet, Shape  # noqa: E402
-from visavis.engine.training.speech import BODY, SpeechNet  # noqa: E402
+from visavis.engine.training.speech import BODY, SpeechNet, spoken_curve  # noqa: E402
 
 N = len(SPEECH_CHANNELS)
 
@@ -117,6 +117,15 @@ def test_the_mouth_of_two_networks_has_the_width_of_one_and_both_their_openings(
     np.testing.assert_allclose(mixed @ width, ours @ width + COUPLING * (mixed @ aperture), atol=1e-4)
 
 
+def test_a_short_closure_astride_two_frames_is_not_lost() -> None:
+    phones = np.full(100, 15, np.int8)
+    phones[7:9] = 1
+    said = spoken_curve(phones, 1.0, 25)[:, -1]
+    assert (said == 1).sum() == 1 and said[1:3].max() == 15 and 1 in said[1:3]
+    phones[20:24] = 1
+    assert (spoken_curve(phones, 1.0, 25)[:, -1] == 1).sum() == 2
+
+
 @pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_espeak_says_when_it_says_what() -> None:
     from visavis.engine.training.voices import CLOSED
@@ -132,5 +141,11 @@ def test_espeak_says_when_it_says_what() -> None:
     spans = np.flatnonzero(np.diff((phones == CLOSED).astype(int)) == 1)
     assert len(spans) == 4 and not unknown
     assert level[phones == CLOSED].mean() < 0.5 * level[vowels].mean()
+    for start in (
+        spans[2:] + 1
+    ):  # a p is the silence before its burst, which is where the synthesiser announces it
+        assert (
+            level[start + 1] < 1e-3 * level.max() and 3 <= (phones[start : start + 12] == CLOSED).sum() <= 10
+        )
     with pytest.raises(ValueError, match="no voice"):
         espeak.say("a", "xx+nobody", 150, 50)

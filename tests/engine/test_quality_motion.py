@@ -11,7 +11,7 @@ from sounds import sentence
 from visavis.benchmarks import quality, quality_motion
 from visavis.benchmarks import quality_motion_figures as figures
 from visavis.benchmarks import quality_motion_long as long
-from visavis.benchmarks.quality_motion_material import load_voices, not_speech
+from visavis.benchmarks.quality_motion_material import Voice, load_voices, not_speech
 from visavis.benchmarks.quality_motion_sources import (
     Baseline,
     Mouth,
@@ -74,6 +74,29 @@ def test_a_mouth_that_never_opens_has_no_precision_and_one_that_never_closes_no_
     assert shut["met"] == 1 and shut["right"] <= shut["made"]
     agape = figures.closure_counts(np.full(75, 0.1), said)
     assert agape["met"] == 0 and figures.share(agape["right"], agape["made"]) is None
+
+
+def test_languages_are_told_apart_only_as_far_as_there_are_closures():
+    few = figures.behind({"wanted": 40, "met": 35}, {"wanted": 40, "met": 37})
+    many = figures.behind({"wanted": 4000, "met": 3500}, {"wanted": 4000, "met": 3700})
+    assert few[0] == many[0] == 5.0 and few[1] > 6 and many[1] < 0.8
+    assert figures.behind({"wanted": 20, "met": 20}, {"wanted": 20, "met": 20})[1] > 3  # nothing is certain
+
+
+def test_each_language_is_held_against_english_by_the_same_synthesiser():
+    said = phones((20, 22, 1), (40, 42, 1))
+
+    def sentence_in(language: str) -> Voice:
+        return Voice(language, np.zeros(75 * SAMPLES_PER_FRAME, np.float32), said)
+
+    voices = [sentence_in(name) for name in ("en", "fr", "espeak en-us", "espeak it")]
+    closed = [((20, 22), (40, 42)), ((20, 22),), ((20, 22),), ((20, 22), (40, 42))]
+    mouths = [np.stack([mouth_open(75, *spans)] * 2, 1) for spans in closed]
+    row = quality_motion.voices_row(voices, mouths)
+    assert row["languages_wanted"] == dict.fromkeys(row["languages"], 2)
+    assert {k: v[0] for k, v in row["languages_behind"].items()} == {"fr": 50.0, "espeak it": -50.0}
+    shown = quality_motion.language_rows(row)
+    assert shown["en"] == {"closures": 2, "recall": 1.0} and shown["fr"]["behind"] == 50.0
 
 
 @pytest.mark.parametrize("shift", [-3, 0, 2])
