@@ -27,6 +27,13 @@ TOOTH_TO_SKIN = np.array([0.98, 1.22, 1.32])
 """Colour of lit front teeth over that of the cheeks: about the median of smiling portraits."""
 
 
+HIDDEN = 0.001
+"""Metres of the photo's own teeth that the upper lip leaves free at rest. Below this it hides them in speech: modelled ones go on below, where the
+photo's lower lip covered them."""
+SHOWN_LENGTH = 0.0085
+"""Metres from the upper lip of a mouth that shows its teeth to their biting edges: an incisor's crown is 10 mm, of which a smile shows most."""
+COVERED_LENGTH = 0.004
+"""The least that a lower lip which they reach covers of them."""
 SINKING = 4.0
 """How much faster than the jaw the dark of a parted mouth goes down."""
 
@@ -93,7 +100,8 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     width = float(np.ptp(line[:, 0]))
     now = np.concatenate([surface.vertices[seam.upper], surface.vertices[seam.lower]]) @ turn
     lower_y = float(np.median((surface.vertices[seam.lower] @ turn)[4:-4, 1]))
-    open_by = float(np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]) - lower_y)
+    upper_y = float(np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]))
+    open_by = upper_y - lower_y
 
     enamel = np.clip(light * TOOTH_TO_SKIN, 0.3, 0.92)
     enamel = np.minimum(enamel, enamel[0] * np.array([1.0, 0.96, 0.88]))  # never bluish
@@ -104,6 +112,8 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
         # this person's own teeth, a little lighter than seen: the texture shades them once more
         enamel = np.clip(own * 1.05, 0, 1)
 
+    # whether the photo's own teeth can be seen in speech
+    shown = own is not None and open_by > 0.003 and lip_y - lower_y > HIDDEN
     layers = []
     # Cavity: a sheet behind everything, nearly black with warm edges.
     half = 0.8 * max(width, float(np.ptp(now[:, 0])))
@@ -136,8 +146,10 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
             min(lip_y + 0.0003, lower_y + 0.0028) if own is None else min(lip_y - 0.0045, lower_y - 0.0015)
         )
         edge = lip_y - 0.0018 if upper else below
-        if upper and open_by > 0.003 and own is not None:
-            continue  # the photo shows this person's own
+        if upper and own is not None:
+            edge = min(edge, upper_y - SHOWN_LENGTH, lower_y - COVERED_LENGTH)
+        if upper and shown:
+            continue  # the photo's own
         points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
         points = points + [centre[0], 0, front - (0.0055 if upper else 0.0085)]
         layers.append(
@@ -146,8 +158,8 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
             )
         )
     if open_by > 0.0008:
-        # teeth stay with the skull; the dark between parted lips sinks behind the lower one as soon as the jaw moves
-        sinking = np.zeros((4, 3)) if own is not None else SINKING * jaw_mean
+        # teeth stay with the skull; what modelled ones take the place of sinks behind the lower lip as soon as the jaw moves
+        sinking = np.zeros((4, 3)) if shown else SINKING * jaw_mean
         layers.append(_photo_teeth(photo, surface, seam, fit, front, turn, sinking))
     return layers
 

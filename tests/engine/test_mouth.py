@@ -11,8 +11,10 @@ from visavis.engine.body.detect import find_face
 from visavis.engine.body.fit import LIPS_LOWER_INNER, LIPS_UPPER_INNER
 from visavis.engine.body.photo import load_photo
 from visavis.engine.enroll import enroll
-from visavis.engine.motion.channels import INDEX
+from visavis.engine.motion.channels import INDEX, zero_motion
+from visavis.engine.video import mouth
 from visavis.engine.video.mouth import _is_tooth, teeth_colour
+from visavis.engine.video.renderer import Renderer
 
 
 def test_teeth_are_the_bright_and_least_red_of_an_opening():
@@ -74,3 +76,20 @@ def test_the_cavity_does_not_look_out_beside_the_chin(avatar):
     jaw = face[(face[:, 1] > chin + 0.005) & (face[:, 1] < chin + 0.02)]
     for seen, edge in ((low[:, 0].max(), jaw[:, 0].max()), (-low[:, 0].min(), -jaw[:, 0].min())):
         assert seen < edge
+
+
+def test_teeth_that_the_lips_would_hide_in_speech_go_on_below(demo_photo, avatar, monkeypatch):
+    """The demo's teeth can be seen at rest; were they hidden, modelled ones of their colour would stand below them."""
+    monkeypatch.setattr(mouth, "HIDDEN", 1.0)
+    hidden = enroll(demo_photo)
+    layers = {layer.name: layer for layer in hidden.layers}
+    assert "upperTeeth" in layers and np.abs(layers["photoTeeth"].jaw).max() > 0
+    still, before = Renderer(hidden).render(zero_motion()), Renderer(avatar).render(zero_motion())
+    error = ((still.astype(float) - before) ** 2).mean()
+    assert 10 * np.log10(255**2 / max(error, 1e-9)) > 45, "the photo itself shows what it showed"
+    seam = next(s for s in hidden.surface.seams if s.name == "mouth")
+    lower = np.median(hidden.surface.vertices[seam.lower][4:-4, 1])
+    # biting edges are behind the photo's lower lip; the photo is all but upright
+    assert layers["upperTeeth"].vertices[:, 1].min() < lower - 0.5 * mouth.COVERED_LENGTH
+    own = next(layer for layer in avatar.layers if layer.name == "photoTeeth")
+    assert not own.jaw.any() and "upperTeeth" not in {layer.name for layer in avatar.layers}
