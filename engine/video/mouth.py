@@ -152,9 +152,11 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
             continue  # the photo's own
         points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
         points = points + [centre[0], 0, front - (0.0055 if upper else 0.0085)]
+        # of the person's own colour they are as good as the photo's: the video network is to leave them sharp, as it does what is labelled skin
+        label = "skin" if upper and own is not None else part
         layers.append(
             _sheet(
-                turn, name, points, uv, triangles, _teeth_texture(upper, enamel, brightness * tint), jaw, part
+                turn, name, points, uv, triangles, _teeth_texture(upper, enamel, brightness * tint), jaw, label
             )
         )
     if open_by > 0.0008:
