@@ -156,7 +156,14 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
         label = "skin" if upper and own is not None else part
         layers.append(
             _sheet(
-                turn, name, points, uv, triangles, _teeth_texture(upper, enamel, brightness * tint), jaw, label
+                turn,
+                name,
+                points,
+                uv,
+                triangles,
+                _teeth_texture(upper, enamel, brightness * tint),
+                jaw,
+                label,
             )
         )
     if open_by > 0.0008:
