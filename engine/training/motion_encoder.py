@@ -68,6 +68,8 @@ class Settings:
     """Share of sequences that may use the way past the phonemes."""
     film_trunk: int = 1
     """0: film teaches the read-out alone, not what is heard; a network this size soon knows ten minutes of film by heart."""
+    ear_only: int = 0
+    """1: the mouth's read-out stays as it is. Trained on with the ear it goes back to the lips of the one man who is filmed most."""
     other: float = 0.25
     facegood: float = 0.04
     voices: float = 0.33
@@ -242,6 +244,12 @@ def load_start(net: SpeechEncoder, path: str) -> None:
     net.gain.fill_(1)
 
 
+def hold_read_out(net: SpeechEncoder) -> None:
+    """No gradient for what makes a mouth of phonemes."""
+    for part in (net.tail, net.spoken, net.sounded):
+        part.requires_grad_(False)
+
+
 def train(
     bank: Bank,
     held: list[Clip],
@@ -272,6 +280,8 @@ def train(
     ema = SpeechEncoder(settings.width, settings.tail, settings.dropout)
     ema.load_state_dict(net.state_dict())
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.02)
+    if settings.ear_only:
+        hold_read_out(net)
     first, checkpoint = 0, out / "checkpoint.pt"
     if resume and checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
