@@ -20,6 +20,8 @@ from visavis.engine.motion.channels import ARKIT
 from visavis.engine.motion.speech import SPEECH_CHANNELS, spread
 from visavis.engine.timing import FPS, SAMPLES_PER_FRAME
 
+BODY = Path(__file__).parent.parent / "weights" / "body.npz"
+"""The baked body, whose face units the lips are read through."""
 HELD_OUT = ("s26", "s31")
 """Speakers that no training may see."""
 
@@ -333,3 +335,16 @@ def load_voices(path: Path) -> list[Spoken]:
                 phones = tidy_phones(sound, made[name[: -len("sound")] + "phones"])
                 sentences.append(Spoken(sound, phones, "_espeak_" in name))
     return sentences
+
+
+def split(clips: list[Clip], data: Path) -> tuple[list[Clip], list[Clip]]:
+    """Training clips (grid/train) and clips of speakers that no training sees."""
+    in_train = {f"{p.parent.name}/{p.stem}" for p in (data / "grid" / "train").glob("*/*.mkv")}
+    trained = [c for c in clips if c.key in in_train and c.speaker not in HELD_OUT]
+    return trained, [c for c in clips if c.speaker in HELD_OUT]
+
+
+def held_back(clips: list[Clip], data: Path) -> list[Clip]:
+    """Clips of known speakers that were not trained on (grid/val/s1)."""
+    names = {f"{p.parent.name}/{p.stem}" for p in (data / "grid" / "val").glob("*/*.mkv")}
+    return [c for c in clips if c.key in names and c.speaker not in HELD_OUT]

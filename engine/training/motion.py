@@ -11,19 +11,17 @@ sequences (guidance). A loss on differences between frames keeps motion alive. F
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from visavis.engine import diffusion
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.layout import FACE, FEATURES, GAZE, LABELS, LIFE, LIFE_INDEX, PHONES, PROSODY
+from visavis.engine.training.loop import Pace, Parts, Training, add_settings, chosen_settings
 from visavis.engine.training.motion_data import Minutes
 from visavis.engine.training.motion_nets import MotionNet, Shape
 
@@ -60,6 +58,8 @@ class Settings:
     start: str = ""
     """Begin with the weights of this final.pt."""
     seed: int = 0
+    every: int = 100
+    """Steps between lines of the log and checkpoints."""
 
 
 def make_net(settings: Settings) -> MotionNet:
@@ -242,60 +242,27 @@ def rollout(
 
 def train(minutes: Minutes, out: Path, settings: Settings, resume: bool) -> MotionNet:
     """Run or go on with a training; `out` gets checkpoint.pt, log.jsonl, final.pt."""
-    out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
     net, ema = make_net(settings), make_net(settings)
     if settings.start:
         net.load_state_dict(torch.load(settings.start, weights_only=True)["ema"])
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.01)
-    first, checkpoint = 0, out / "checkpoint.pt"
-    going_on = resume and checkpoint.exists()
+    pace = Pace(settings.steps, settings.rate, warm_up=100, every=settings.every, keep=0.995)
+    training = Training(net, ema, optimiser, pace, out, settings, settings.seed + 7)
+    going_on = resume and training.resume()
     sequences = Sequences(minutes, settings.part, net, not (going_on or settings.start), settings.anchor)
-    ema.load_state_dict(net.state_dict())
-    if going_on:
-        saved = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(saved["net"])
-        ema.load_state_dict(saved["ema"])
-        optimiser.load_state_dict(saved["optimiser"])
-        first = saved["step"]
-        sequences = Sequences(minutes, settings.part, net, False, settings.anchor)
-    rng = np.random.default_rng(settings.seed + 7 + first)
-    started, sums, counted = time.time(), np.zeros(2), 0
-    for step in range(first, settings.steps):
-        rate = settings.rate * min(1, (step + 1) / 100)
-        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        own = step > settings.steps // 4 and rng.random() < settings.own_history
-        main, difference = loss_of(net, sequences.draw(settings, rng), settings, own)
-        loss = main + settings.difference_weight * difference
-        if not math.isfinite(loss.item()):
-            raise RuntimeError(f"the loss is {loss.item()} at step {step}")
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        keep = min(0.995, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for mine, theirs in zip(ema.parameters(), net.parameters(), strict=True):
-                mine.lerp_(theirs, 1 - keep)
-        sums += (main.item(), difference.item())
-        counted += 1
-        if step % 100 == 99 or step + 1 == settings.steps:
-            row = {"part": settings.part, "step": step + 1, "seconds": round(time.time() - started)}
-            row |= dict(zip(("flow", "difference"), (sums / counted).round(4).tolist(), strict=True))
-            sums, counted = np.zeros(2), 0
-            print(json.dumps(row), flush=True)
-            with open(out / "log.jsonl", "a") as file:
-                file.write(json.dumps(row) + "\n")
-            torch.save({"net": net.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict(),
-                        "step": step + 1, "settings": asdict(settings)}, checkpoint.with_suffix(".part"))  # fmt: skip
-            checkpoint.with_suffix(".part").replace(checkpoint)
-    torch.save(
-        {"ema": ema.state_dict(), "settings": asdict(settings), "arms": torch.from_numpy(minutes.arms)},
-        out / "final.pt",
-    )
+    if not going_on:
+        ema.load_state_dict(net.state_dict())
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, Parts]:
+        own = number > settings.steps // 4 and rng.random() < settings.own_history
+        flow, difference = loss_of(net, sequences.draw(settings, rng), settings, own)
+        parts = {"flow": flow.item(), "difference": difference.item()}
+        return flow + settings.difference_weight * difference, parts
+
+    training.run(step)
+    training.finish(arms=torch.from_numpy(minutes.arms))
     return ema
 
 
@@ -315,10 +282,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=Path, default=Path("runs/motion/minutes.npz"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    for name, value in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    add_settings(parser, Settings())
     args = parser.parse_args(arguments)
-    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+    settings = chosen_settings(args, Settings, Settings())
     if settings.part not in ("face", "life"):
         parser.error(f"--part is {settings.part!r}, expected face or life")
     train(Minutes.load(args.minutes), args.out, settings, args.resume)

@@ -36,7 +36,7 @@ from visavis.engine.motion.lips import meet
 from visavis.engine.motion.speech import MAX_LOOKAHEAD
 from visavis.engine.training import prior
 from visavis.engine.training.motion_hearing import Experts, load_experts
-from visavis.engine.training.speech import Bank
+from visavis.engine.training.speech_mix import Bank
 from visavis.engine.training.voices import CLOSED
 
 MINUTE = 1500
@@ -75,7 +75,7 @@ class Timeline:
 
     mel: FloatArray
     curve: FloatArray
-    """(T, N + 5) as in `speech.clip_curve`."""
+    """(T, N + 5) as in `speech_mix.clip_curve`."""
     state: np.ndarray = field(default_factory=lambda: np.zeros(MINUTE, int))
 
 

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import math
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from visavis.engine import diffusion
+from visavis.engine.training.loop import Pace, Parts, Training, add_settings, chosen_settings
 from visavis.engine.training.motion import Batch, Sequences, load_net, with_own
 from visavis.engine.training.motion import Settings as TeacherSettings
 from visavis.engine.training.motion_data import Minutes
@@ -42,6 +40,8 @@ class Settings:
     """Teacher's steps in one of the student's finest."""
     own_history: float = 0.5
     seed: int = 0
+    every: int = 50
+    """Steps between lines of the log and checkpoints."""
 
 
 def student_samples(net: MotionNet, batch: Batch, steps: int = FINEST) -> Tensor:
@@ -110,44 +110,31 @@ def loss_of(
 
 
 def distil(
-    teacher: MotionNet, shape: TeacherSettings, minutes: Minutes, out: Path, settings: Settings, arms: Tensor
+    teacher: MotionNet,
+    shape: TeacherSettings,
+    minutes: Minutes,
+    out: Path,
+    settings: Settings,
+    arms: Tensor,
+    resume: bool = False,
 ) -> MotionNet:
-    """`out` gets final.pt (marked as sized: it is told how long its steps are) and log.jsonl."""
-    out.mkdir(parents=True, exist_ok=True)
+    """`out` gets checkpoint.pt, log.jsonl and final.pt (marked as sized: it is told how long its steps are)."""
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
     student, average = copy.deepcopy(teacher).train(), copy.deepcopy(teacher)
     sequences = Sequences(minutes, shape.part, student, False, shape.anchor)
     optimiser = torch.optim.AdamW(student.parameters(), lr=settings.rate, weight_decay=0.0)
-    rng = np.random.default_rng(settings.seed + 11)
-    started, total = time.time(), 0.0
-    for step in range(settings.steps):
-        rate = settings.rate * min(1, (step + 1) / 30)
-        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    pace = Pace(settings.steps, settings.rate, warm_up=30, every=settings.every, keep=0.99, lag=10)
+    training = Training(student, average, optimiser, pace, out, shape, settings.seed + 11)
+    if resume:
+        training.resume()
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, Parts]:
         batch = sequences.draw(shape, rng)
-        loss = loss_of(student, average, teacher, batch, settings, shape.history_noise)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimiser.step()
-        keep = min(0.99, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for mine, theirs in zip(average.parameters(), student.parameters(), strict=True):
-                mine.lerp_(theirs, 1 - keep)
-        total += loss.item()
-        if step % 50 == 49 or step + 1 == settings.steps:
-            row = {"step": step + 1, "seconds": round(time.time() - started), "loss": round(total / 50, 4)}
-            total = 0.0
-            print(json.dumps(row), flush=True)
-            with open(out / "log.jsonl", "a") as file:
-                file.write(json.dumps(row) + "\n")
-            torch.save(
-                {"ema": average.state_dict(), "settings": asdict(shape), "distillation": asdict(settings),
-                 "sized": True, "arms": arms},
-                out / "final.pt",
-            )  # fmt: skip
+        return loss_of(student, average, teacher, batch, settings, shape.history_noise), {}
+
+    training.run(step)
+    training.finish(distillation=asdict(settings), sized=True, arms=arms)
     return average
 
 
@@ -160,13 +147,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="final.pt of `visavis train motion`")
     parser.add_argument("--minutes", type=Path, default=Path("runs/motion/minutes.npz"))
     parser.add_argument("--out", type=Path, required=True)
-    for name, value in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    add_settings(parser, Settings())
     args = parser.parse_args(arguments)
-    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+    settings = chosen_settings(args, Settings, Settings())
     teacher, shape = load_net(args.teacher)
     arms = torch.load(args.teacher, weights_only=True)["arms"]
-    distil(teacher, shape, Minutes.load(args.minutes), args.out, settings, arms)
+    distil(teacher, shape, Minutes.load(args.minutes), args.out, settings, arms, args.resume)
 
 
 if __name__ == "__main__":

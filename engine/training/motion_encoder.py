@@ -14,39 +14,41 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import pickle
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.speech import MAX_LOOKAHEAD
-from visavis.engine.training import augment
-from visavis.engine.training.data import Clip, MouthRig, Spoken, load_facegood, load_grid, load_voices
-from visavis.engine.training.motion_hearing import N, SpeechEncoder
-from visavis.engine.training.speech import (
+from visavis.engine.training.data import (
     BODY,
-    Bank,
-    Scales,
-    average,
-    batch,
-    clip_curve,
-    make_scales,
+    Clip,
+    MouthRig,
+    load_facegood,
+    load_grid,
+    load_voices,
     split,
+)
+from visavis.engine.training.loop import Pace, Parts, Training, add_settings, chosen_settings
+from visavis.engine.training.motion_hearing import N, SpeechEncoder
+from visavis.engine.training.speech_losses import correlation, film_loss, lip_bounds, voice_loss
+from visavis.engine.training.speech_mix import (
+    Bank,
+    Mix,
+    Scales,
+    batch,
+    build_bank,
+    clip_mel,
+    make_scales,
     spoken_curve,
 )
-from visavis.engine.training.speech import Settings as MixSettings
-from visavis.engine.training.voices import CLOSED, LEAST_APERTURE
-
-LENGTH = 100
 
 
 @dataclass
@@ -82,42 +84,8 @@ class Settings:
     seed: int = 0
     start: str = ""
     """A final.pt of engine.training.speech or of this module to begin with."""
-
-
-def build_bank(
-    clips: list[Clip], phones: dict[str, npt.NDArray[np.int8]], spoken: list[Spoken], settings: Settings
-) -> Bank:
-    """Clips in several voices each, with phonemes where they are known."""
-    rng = np.random.default_rng(settings.seed + 1)
-    bank = Bank([], [], {"s1": [], "other": [], "facegood": [], "voices": []}, [])
-
-    def add(group: str, mel: FloatArray, curve: FloatArray) -> None:
-        bank.groups[group].append(len(bank.mels))
-        bank.mels.append(mel[: len(curve) * MELS_PER_FRAME].astype(np.float16))
-        bank.curves.append(curve.astype(np.float16))
-
-    repeats = {"s1": settings.s1_variants, "other": settings.other_variants, "facegood": settings.s1_variants}
-    for number, clip in enumerate(clips):
-        group = clip.speaker if clip.speaker in ("s1", "facegood") else "other"
-        curve = clip_curve(clip)
-        for k in range(repeats[group]):
-            voice = augment.Voice() if k == 0 else augment.random_voice(rng)
-            mel = augment.log_mel(clip.sound, voice, rng)
-            n = len(mel) // MELS_PER_FRAME
-            moved = augment.resample_curve(curve, voice.speed, n)
-            if clip.key in phones:
-                moved[:, -1] = spoken_curve(phones[clip.key], voice.speed, n)[:, -1]
-            add(group, mel, moved)
-        if number % 100 == 0:
-            print(f"voices: clip {number} of {len(clips)}", flush=True)
-    for sentence in spoken:
-        for k in range(settings.robot_variants if sentence.robot else settings.spoken_variants):
-            voice = augment.Voice() if k == 0 else augment.random_voice(rng)
-            mel = augment.log_mel(sentence.sound, voice, rng)
-            n = len(mel) // MELS_PER_FRAME
-            add("voices", mel, spoken_curve(sentence.phones, voice.speed, n))
-    bank.noises = [augment.noise(rng, LENGTH * MELS_PER_FRAME).astype(np.float16) for _ in range(300)]
-    return bank
+    every: int = 150
+    """Steps between lines of the log and checkpoints."""
 
 
 def correlation_loss(made_BT: Tensor, real_BT: Tensor, weight_BT: Tensor) -> Tensor:
@@ -136,35 +104,22 @@ def correlation_loss(made_BT: Tensor, real_BT: Tensor, weight_BT: Tensor) -> Ten
 
 def loss_of(
     net: SpeechEncoder, mel: Tensor, curve: Tensor, delay: Tensor, scales: Scales, settings: Settings
-) -> tuple[Tensor, dict[str, float]]:
-    """Curves are those of `speech.clip_curve`, (B, T, N + 5)."""
+) -> tuple[Tensor, Parts]:
+    """Curves are those of `speech_mix.clip_curve`, (B, T, N + 5)."""
     straight = (torch.rand(len(mel), 1, 1) < settings.straight).float()
     heard = net(mel, delay, straight, bool(settings.film_trunk))
-    face, classes = heard.mouth_BTN, curve[..., N + 4].long()
-    weight, voiced, known = curve[..., N + 2], curve[..., N + 3], classes >= 0
-    openness = torch.stack([face @ scales.aperture, face @ scales.width], dim=-1) / scales.openness
-    wanted = curve[..., N : N + 2] / scales.openness
-    error = (face - curve[..., :N]) / scales.channel
-    channel = (F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none").mean(-1) * weight).mean()
-    gap = (openness - wanted) ** 2
-    opening = ((gap[..., 0] + 0.5 * gap[..., 1]) * weight).mean()
-    both = weight[:, 1:] * weight[:, :-1]
-    step = (torch.diff(openness, dim=1) - torch.diff(wanted, dim=1)) ** 2
-    motion = ((step[..., 0] + 0.5 * step[..., 1]) * both).mean()
-    shape = correlation_loss(openness[..., 0], wanted[..., 0], weight) + correlation_loss(
-        openness[..., 1], wanted[..., 1], weight
+    film = film_loss(heard.mouth_BTN, curve, scales)
+    classes, weight = curve[..., N + 4].long(), curve[..., N + 2]
+    made, wanted, known = film.made_BT2, film.wanted_BT2, classes >= 0
+    shape = correlation_loss(made[..., 0], wanted[..., 0], weight) + correlation_loss(
+        made[..., 1], wanted[..., 1], weight
     )
-    told = (weight > 0) | known
-    speaks = F.binary_cross_entropy_with_logits(heard.voice_BT, (voiced > 0.5).float(), weight=told.float())
-    phone = F.cross_entropy(heard.phone_BTK[known], classes[known]) if known.any() else face.sum() * 0
-    filmless = known & (weight == 0)
-    # Lips meet at p, b and m; a vowel parts them at least so far (half of what is usual: a bound, no target).
-    lowest = torch.from_numpy(LEAST_APERTURE)[classes.clamp(min=0)] / scales.openness[0]
-    aperture = openness[..., 0]
-    meet = torch.relu(aperture - 0.01 / scales.openness[0]) ** 2 * ((classes == CLOSED) & filmless)
-    part = torch.relu(lowest - aperture) ** 2 * filmless
-    rest = 0.02 * torch.relu(-face / scales.channel).mean() + 0.3 * speaks
-    loss = channel + settings.aperture_weight * opening + 0.5 * motion + rest
+    phone = film.channel * 0
+    if known.any():
+        phone = F.cross_entropy(heard.phone_BTK[known], classes[known])
+    meet, part = lip_bounds(made[..., 0], classes, known & (weight == 0), scales)
+    loss = film.channel + settings.aperture_weight * film.opening + 0.5 * film.motion
+    loss = loss + 0.02 * film.negative + 0.3 * voice_loss(heard.voice_BT, curve)
     loss = loss + settings.correlation_weight * 0.25 * shape + settings.phone_weight * 0.3 * phone
     loss = loss + (settings.closure_weight * meet + settings.parting_weight * part).mean()
     return loss, {"phone": phone.item(), "shape": shape.item() / 2}
@@ -177,10 +132,7 @@ def predict(net: SpeechEncoder, clips: list[Clip], lookahead: int) -> list[dict[
     out = []
     with torch.no_grad():
         for clip in clips:
-            mel = augment.log_mel(clip.sound, augment.Voice(), np.random.default_rng(0))
-            n = (len(clip.aperture) + lookahead) * MELS_PER_FRAME
-            mel = np.concatenate([mel, np.zeros((n, N_MELS), np.float32)])[:n]
-            heard = net(torch.from_numpy(mel[None]), delay)
+            heard = net(clip_mel(clip, lookahead), delay)
             out.append(
                 {
                     "mouth": (heard.mouth_BTN[0, lookahead:] * net.gain).numpy(),
@@ -190,11 +142,6 @@ def predict(net: SpeechEncoder, clips: list[Clip], lookahead: int) -> list[dict[
             )
     net.train()
     return out
-
-
-def correlation(a: FloatArray, b: FloatArray) -> float:
-    """Pearson's, 0 where one does not move."""
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-9 and b.std() > 1e-9 else 0.0
 
 
 def read_out(mouth: FloatArray, scales: Scales) -> tuple[FloatArray, FloatArray]:
@@ -261,16 +208,8 @@ def train(
     resume: bool,
 ) -> SpeechEncoder:
     """Run or go on with a training; `out` gets checkpoint.pt, log.jsonl, final.pt."""
-    out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
-    mix = MixSettings(
-        batch=settings.batch,
-        other=settings.other,
-        facegood=settings.facegood,
-        voices=settings.voices,
-        silence=settings.silence,
-    )
     net = SpeechEncoder(settings.width, settings.tail, settings.dropout)
     if settings.start:
         load_start(net, settings.start)
@@ -279,50 +218,24 @@ def train(
         nn.init.zeros_(net.sounded.bias)
     ema = SpeechEncoder(settings.width, settings.tail, settings.dropout)
     ema.load_state_dict(net.state_dict())
-    optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.02)
     if settings.ear_only:
         hold_read_out(net)
-    first, checkpoint = 0, out / "checkpoint.pt"
-    if resume and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(saved["net"])
-        ema.load_state_dict(saved["ema"])
-        optimiser.load_state_dict(saved["optimiser"])
-        first = saved["step"]
-    rng = np.random.default_rng(settings.seed + 2 + first)
-    started, sums, counted = time.time(), np.zeros(3), 0
-    for step in range(first, settings.steps):
-        rate = settings.rate * min(1, (step + 1) / 100)
-        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        mel, curve, delay, delays = batch(bank, mix, rng)
-        for row, late in enumerate(delays.tolist()):  # nothing is known of the frames before the first
-            curve[row, :late, -3] = 0
-            curve[row, :late, -1] = -1
-        loss, parts = loss_of(net, mel, curve, delay, scales, settings)
-        if not math.isfinite(loss.item()):
-            raise RuntimeError(f"the loss is {loss.item()} at step {step}")
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        average(ema, net, min(0.995, (step + 1) / (step + 20)))
-        sums += (loss.item(), parts["phone"], parts["shape"])
-        counted += 1
-        if step % 150 == 149 or step + 1 == settings.steps:
-            row = {"step": step + 1, "seconds": round(time.time() - started)}
-            row |= dict(zip(("loss", "phone", "shape"), (sums / counted).round(4).tolist(), strict=True))
-            row |= measure(ema, held, phones, scales)
-            row["known_aperture"] = measure(ema, known, phones, scales)["aperture"]
-            sums, counted = np.zeros(3), 0
-            print(json.dumps(row), flush=True)
-            with open(out / "log.jsonl", "a") as file:
-                file.write(json.dumps(row) + "\n")
-            torch.save({"net": net.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict(),
-                        "step": step + 1, "settings": asdict(settings)}, checkpoint.with_suffix(".part"))  # fmt: skip
-            checkpoint.with_suffix(".part").replace(checkpoint)
-    torch.save({"ema": ema.state_dict(), "settings": asdict(settings)}, out / "final.pt")
+    optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.02)
+    pace = Pace(settings.steps, settings.rate, warm_up=100, every=settings.every, keep=0.995)
+    training = Training(net, ema, optimiser, pace, out, settings, settings.seed + 2)
+    if resume:
+        training.resume()
+    mix = Mix.of(settings)
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, Parts]:
+        return loss_of(net, *batch(bank, mix, rng), scales, settings)
+
+    def figures() -> dict[str, Any]:
+        known_aperture = measure(ema, known, phones, scales)["aperture"]
+        return measure(ema, held, phones, scales) | {"known_aperture": known_aperture}
+
+    training.run(step, figures)
+    training.finish()
     return ema
 
 
@@ -343,7 +256,15 @@ def prepare(
         clips = load_grid(data, landmarks, rig)
         trained, held = split(clips, data)
         spoken = [sentence for path in spoken_paths for sentence in load_voices(path)]
-        bank = build_bank(trained + load_facegood(data, rig), phones, spoken, settings)
+        repeats = {
+            "s1": settings.s1_variants,
+            "facegood": settings.s1_variants,
+            "other": settings.other_variants,
+            "voices": settings.spoken_variants,
+            "robots": settings.robot_variants,
+        }
+        filmed = trained + load_facegood(data, rig)
+        bank = build_bank(filmed, spoken, repeats, settings.seed + 1, phones, noises=300)
         known = [c for c in trained if c.speaker == "s1"][:16]
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_bytes(pickle.dumps((bank, held, known)))
@@ -361,10 +282,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bank", type=Path, default=Path("runs/motion/bank.pkl"), help="prepared data")
     parser.add_argument("--out", type=Path, default=Path("runs/motion/encoder"))
     parser.add_argument("--resume", action="store_true")
-    for name, value in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    add_settings(parser, Settings())
     args = parser.parse_args(arguments)
-    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+    settings = chosen_settings(args, Settings, Settings())
     bank, held, known, phones, scales = prepare(
         args.data, args.landmarks, args.phones, args.spoken, args.bank, settings
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from visavis.engine import diffusion
 from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS
 from visavis.engine.motion.layout import FEATURES, LABELS
@@ -21,18 +20,7 @@ from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD
 from visavis.engine.training.motion import load_net
 from visavis.engine.training.motion_hearing import Experts, load_experts
 from visavis.engine.training.motion_nets import MotionNet
-from visavis.engine.training.speech import strip_traces
-
-
-def gru_cell(gru: nn.GRU, x: Tensor, h: Tensor) -> Tensor:
-    """One step of a GRU layer, written out: x (B, in), h (B, width)."""
-    width = gru.hidden_size
-    gates_x = F.linear(x, gru.weight_ih_l0, gru.bias_ih_l0)
-    gates_h = F.linear(h, gru.weight_hh_l0, gru.bias_hh_l0)
-    reset = torch.sigmoid(gates_x[:, :width] + gates_h[:, :width])
-    update = torch.sigmoid(gates_x[:, width : 2 * width] + gates_h[:, width : 2 * width])
-    new = torch.tanh(gates_x[:, 2 * width :] + reset * gates_h[:, 2 * width :])
-    return new + update * (h - new)
+from visavis.engine.training.speech_export import gru_cell, strip_traces
 
 
 class EncoderStep(nn.Module):

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from visavis.engine.audio.mel import N_MELS
 from visavis.engine.motion.layout import PROSODY
 from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD, SPEECH_CHANNELS, spread
-from visavis.engine.training.data import MouthRig
-from visavis.engine.training.speech import BODY, SpeechNet
+from visavis.engine.training.data import BODY, MouthRig
+from visavis.engine.training.speech_net import SpeechNet
 from visavis.engine.training.voices import CLASSES
 
 N = len(SPEECH_CHANNELS)

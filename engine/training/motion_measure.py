@@ -22,13 +22,12 @@ from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.layout import FACE, GAZE, HEAD, LABELS, LIFE_INDEX
 from visavis.engine.motion.speech import spread as spread_face
 from visavis.engine.training import augment
-from visavis.engine.training.data import Clip, MouthRig
+from visavis.engine.training.data import BODY, Clip, MouthRig
 from visavis.engine.training.motion import load_net, rollout
 from visavis.engine.training.motion_data import Minutes, hear
 from visavis.engine.training.motion_encoder import correlation
 from visavis.engine.training.motion_hearing import Experts, load_experts
 from visavis.engine.training.motion_nets import MotionNet
-from visavis.engine.training.speech import BODY
 
 
 def jitter(curve: FloatArray) -> float:

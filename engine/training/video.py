@@ -16,12 +16,10 @@ import argparse
 import copy
 import itertools
 import json
-import math
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from visavis.engine.diffusion.path import mix, velocity_of_x
 from visavis.engine.diffusion.times import logit_normal, schedule
+from visavis.engine.training import loop
 from visavis.engine.training.video_loader import Batch, Loader
 from visavis.engine.training.video_losses import Critic, Features, edges, patches
 from visavis.engine.training.video_model import SIZES, VideoConfig, VideoNet, blended
@@ -265,12 +264,6 @@ def validate(net: VideoNet, batches: list[Batch], steps: tuple[int, ...]) -> dic
     return {name: sum(values) / len(values) for name, values in sums.items()}
 
 
-def _save(path: Path, **parts: Any) -> None:
-    partial = path.with_suffix(".part")
-    torch.save(parts, partial)
-    os.replace(partial, path)
-
-
 def load(path: Path, *, smooth: bool = True) -> VideoNet:
     """A network from a checkpoint, with its averaged weights."""
     saved = torch.load(path, map_location="cpu", weights_only=False)
@@ -323,12 +316,9 @@ def run(args: argparse.Namespace) -> None:
     if args.validation.exists():
         held = Loader(args.validation, {".": 1.0}, clips=8, frames=options.frames, seed=5, augment=False)
         fixed = [held.batch(0.0) for _ in range(4)]
-    log, began, losses = args.out / "log.jsonl", time.time(), []
+    began, losses = time.time(), []
     while step < options.steps:
-        share = step / options.steps
-        rate = options.rate * min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * share) * 0.98)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        loop.set_rate(optimizer, loop.learning_rate(step, options.rate, options.steps, warm_up=200))
         batch = loader.batch(args.whole)
         estimate = None
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
@@ -350,11 +340,8 @@ def run(args: argparse.Namespace) -> None:
                     parameter.grad /= world
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
+        loop.average(average, net, step, most=0.998)
         step += 1
-        with torch.no_grad():
-            keep = min(0.998, step / (step + 20))
-            for own, new in zip(average.parameters(), net.parameters(), strict=True):
-                own.lerp_(new, 1 - keep)
         losses.append(float(loss.detach()))
         if rank == 0 and (step % args.every == 0 or step == options.steps):
             figures = validate(average, fixed, (1, 2, 8)) if fixed else {}
@@ -365,14 +352,13 @@ def run(args: argparse.Namespace) -> None:
                 **figures,
             }
             losses = []
-            with log.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-            print(json.dumps({k: round(v, 5) for k, v in entry.items()}), flush=True)
-            _save(
-                last, net=net.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict(), step=step,
-                config=net.config.to_dict(), critic=critic.state_dict() if critic else None,
-                critic_optimizer=critic_optimizer.state_dict() if critic_optimizer else None, stage=args.stage,
-            )  # fmt: skip
+            loop.log_row(args.out / "log.jsonl", {k: round(v, 5) for k, v in entry.items()})
+            parts = {
+                "net": net.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
+                "config": net.config.to_dict(), "critic": critic.state_dict() if critic else None,
+                "critic_optimizer": critic_optimizer.state_dict() if critic_optimizer else None, "stage": args.stage,
+            }  # fmt: skip
+            loop.save_whole(last, parts)
 
 
 def _adversarial(critic: Critic, optimizer: torch.optim.Optimizer, estimate: Tensor, batch: Batch) -> Tensor:

@@ -11,12 +11,13 @@ from visavis.engine.motion.speech import SPEECH_CHANNELS, spread
 
 torch = pytest.importorskip("torch", reason="training needs the extra: pip install 'visavis[train]'")
 
-from visavis.engine.training.data import MouthRig  # noqa: E402
+from visavis.engine.training.data import BODY, MouthRig  # noqa: E402
 from visavis.engine.training.motion import foretell  # noqa: E402
 from visavis.engine.training.motion_encoder import hold_read_out  # noqa: E402
 from visavis.engine.training.motion_hearing import COUPLING, Experts, SpeechEncoder  # noqa: E402
 from visavis.engine.training.motion_nets import MotionNet, Shape  # noqa: E402
-from visavis.engine.training.speech import BODY, SpeechNet, spoken_curve  # noqa: E402
+from visavis.engine.training.speech_mix import spoken_curve  # noqa: E402
+from visavis.engine.training.speech_net import SpeechNet  # noqa: E402
 
 N = len(SPEECH_CHANNELS)
 
