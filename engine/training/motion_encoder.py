@@ -72,6 +72,8 @@ class Settings:
     """0: film teaches the read-out alone, not what is heard; a network this size soon knows ten minutes of film by heart."""
     ear_only: int = 0
     """1: the mouth's read-out stays as it is. Trained on with the ear it goes back to the lips of the one man who is filmed most."""
+    mouth_only: int = 0
+    """1: the ear stays as it is, and the mouth learns to read what it says now."""
     other: float = 0.25
     facegood: float = 0.04
     voices: float = 0.33
@@ -191,10 +193,15 @@ def load_start(net: SpeechEncoder, path: str) -> None:
     net.gain.fill_(1)
 
 
-def hold_read_out(net: SpeechEncoder) -> None:
-    """No gradient for what makes a mouth of phonemes."""
-    for part in (net.tail, net.spoken, net.sounded):
-        part.requires_grad_(False)
+READ_OUT = ("tail", "spoken", "sounded")
+"""Parts of the encoder that make a mouth of phonemes."""
+
+
+def hold(net: SpeechEncoder, *, ear: bool = False, mouth: bool = False) -> None:
+    """No gradient for what hears, or for what makes a mouth of phonemes; one optimiser step moves nothing that has none."""
+    for name, part in net.named_children():
+        if mouth if name in READ_OUT else ear:
+            part.requires_grad_(False)
 
 
 def train(
@@ -218,8 +225,7 @@ def train(
         nn.init.zeros_(net.sounded.bias)
     ema = SpeechEncoder(settings.width, settings.tail, settings.dropout)
     ema.load_state_dict(net.state_dict())
-    if settings.ear_only:
-        hold_read_out(net)
+    hold(net, ear=bool(settings.mouth_only), mouth=bool(settings.ear_only))
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.02)
     pace = Pace(settings.steps, settings.rate, warm_up=100, every=settings.every, keep=0.995)
     training = Training(net, ema, optimiser, pace, out, settings, settings.seed + 2)

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra: pip insta
 
 from visavis.engine.training.data import BODY, MouthRig  # noqa: E402
 from visavis.engine.training.motion import foretell  # noqa: E402
-from visavis.engine.training.motion_encoder import hold_read_out  # noqa: E402
+from visavis.engine.training.motion_encoder import READ_OUT, hold  # noqa: E402
 from visavis.engine.training.motion_hearing import COUPLING, Experts, SpeechEncoder  # noqa: E402
 from visavis.engine.training.motion_nets import MotionNet, Shape  # noqa: E402
 from visavis.engine.training.speech_mix import spoken_curve  # noqa: E402
@@ -119,19 +119,22 @@ def test_the_mouth_of_two_networks_has_the_width_of_one_and_both_their_openings(
     np.testing.assert_allclose(mixed @ width, ours @ width + COUPLING * (mixed @ aperture), atol=1e-4)
 
 
-def test_an_ear_may_learn_without_its_mouth() -> None:
+@pytest.mark.parametrize("kept", ["ear", "mouth"])
+def test_an_ear_may_learn_without_its_mouth_and_a_mouth_without_its_ear(kept: str) -> None:
     torch.manual_seed(0)
     net = SpeechEncoder(32, 16, 0.0)
-    hold_read_out(net)
+    hold(net, ear=kept == "ear", mouth=kept == "mouth")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     optimiser = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
     heard = net(torch.rand(2, 40, 80) * 5, torch.eye(3)[[2, 2]])
-    (heard.mouth_BTN.square().mean() - torch.log_softmax(heard.phone_BTK, -1)[..., 1].mean()).backward()
+    loss = heard.mouth_BTN.square().mean() - torch.log_softmax(heard.phone_BTK, -1)[..., 1].mean()
+    (loss + heard.voice_BT.mean()).backward()
     optimiser.step()
     moved = {
         name.split(".")[0] for name, value in net.state_dict().items() if not torch.equal(value, before[name])
     }
-    assert {"conv1", "gru", "phone"} <= moved and not moved & {"tail", "spoken", "sounded"}
+    hears = {"conv1", "conv2", "join", "norm", "gru", "mixer", "voice", "phone", "prosody"}
+    assert moved == (set(READ_OUT) if kept == "ear" else hears)
 
 
 def test_a_short_closure_astride_two_frames_is_not_lost() -> None:
