@@ -8,7 +8,7 @@ real-time viseme detector; --peer names a folder that holds it, --install-peer f
 Baselines know no mouth: a linear map from their values to aperture and width is fitted to films of other
 speakers (DATA/grid/train/other), and the peer's viseme for p, b and m shuts the lips.
 
-aperture, width: correlation with the real lips (spoken: aperture in speech alone, for real lips rest parted); lag: frames by which the lips are early; amplitude: against the real one;
+aperture, width: correlation with the real lips (spoken: aperture in speech alone, for real lips rest parted); lag: frames by which the lips are early; amplitude: against the real one; reach: mean aperture in speech;
 landmarks: mean error of the 40 lip landmarks, % of the eyes' distance; recall, precision: lips meet within one frame of a p, b or m
 (found by PyPI pocketsphinx from the known words) and, of the closures made in speech, how many belong there or where the real lips closed;
 jitter: third difference of the aperture against the real one's; seeds: correlation of aperture and of head between two seeds; closing: time
@@ -65,7 +65,7 @@ Row = dict[str, Any]
 def lips_row(films: list[Film], mouths: list[FloatArray]) -> Row:
     """Figures of aperture and width (T, 2) a film against the real ones."""
     values: dict[str, list[float]] = {
-        k: [] for k in ("aperture", "spoken", "width", "amplitude", "lag", "jitter")
+        k: [] for k in ("aperture", "spoken", "width", "amplitude", "reach", "lag", "jitter")
     }
     counts: dict[str, int] = {}
     by_phones: dict[str, int] = {}
@@ -78,6 +78,7 @@ def lips_row(films: list[Film], mouths: list[FloatArray]) -> Row:
         values["width"].append(figures.correlation(made[:, 1], real[:, 1]))
         values["lag"].append(figures.best_lag(made[:, 0], real[:, 0]))
         values["amplitude"].append(float(made[known, 0].std() / real[known, 0].std()))
+        values["reach"].append(figures.reach(made[:, 0], film.voiced[:n] & known))
         values["jitter"].append(figures.jitter(made[known, 0]) / figures.jitter(real[known, 0]))
         if film.phones is not None:
             counts = figures.add(
@@ -111,7 +112,10 @@ def voices_row(voices: list[Voice], mouths: list[FloatArray]) -> Row:
     """Closure recall and precision over all voices, and recall by language."""
     total: dict[str, int] = {}
     by_language: dict[str, dict[str, int]] = {}
+    reaches = []
     for voice, mouth in zip(voices, mouths, strict=True):
+        n = min(len(mouth), len(voice.phones) // 4)
+        reaches.append(figures.reach(mouth[:n, 0], voice.phones[: 4 * n : 4] != figures.SILENCE))
         counts = figures.closure_counts(mouth[:, 0], voice.phones)
         total = figures.add(total, counts)
         by_language[voice.language] = figures.add(by_language.get(voice.language, {}), counts)
@@ -120,6 +124,7 @@ def voices_row(voices: list[Voice], mouths: list[FloatArray]) -> Row:
         for k, v in _closure_row(total).items()
         if k in ("recall", "recall_inside", "precision")
     }
+    row["voices_reach"] = figures.mean(reaches)
     row["languages"] = {k: figures.share(c["met"], c["wanted"]) for k, c in sorted(by_language.items())}
     row["languages_wanted"] = {k: c["wanted"] for k, c in sorted(by_language.items())}
     row["languages_behind"] = {
@@ -233,6 +238,7 @@ def real_row(films: list[Film]) -> Row:
     return {
         k: row.get(k)
         for k in (
+            "reach",
             "recall",
             "recall_inside",
             "precision",
@@ -244,7 +250,7 @@ def real_row(films: list[Film]) -> Row:
 
 
 COLUMNS = (
-    "aperture", "spoken", "width", "lag", "amplitude", "landmarks", "recall", "recall_inside", "precision", "precision_phones", "jitter", "seeds_aperture", "seeds_head",
+    "aperture", "spoken", "width", "lag", "amplitude", "reach", "landmarks", "recall", "recall_inside", "precision", "precision_phones", "jitter", "seeds_aperture", "seeds_head",
 )  # fmt: skip
 ALIVE = (
     "closing_ms", "closing_ms_worst", "silence_aperture_max", "noise_frames_open", "blinks_speaking", "blinks_silence",
@@ -321,13 +327,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     print(figures.table({k: r for k, r in rows.items() if k in factories or k in baselines}, ALIVE))
     if voices:
         spoken_by = {
-            k: r["languages"] | {"all": r["voices_recall"], "precision": r["voices_precision"]}
+            k: r["languages"]
+            | {"all": r["voices_recall"], "precision": r["voices_precision"], "reach": r["voices_reach"]}
             for k, r in rows.items()
             if "languages" in r
         }
         languages = tuple(sorted({v.language for v in voices}))
         print("\nclosure recall, synthetic voices by language:")
-        print(figures.table(spoken_by, (*languages, "all", "precision")))
+        print(figures.table(spoken_by, (*languages, "all", "precision", "reach")))
         if "student" in rows:
             print(
                 "\nstudent, points behind English by the same synthesiser, with the standard error of the difference:"

@@ -36,6 +36,11 @@ def correlation(made: Curve, real: Curve, lag: int = 0) -> float:
     return float(np.corrcoef(a[known], b[known])[0, 1])
 
 
+def reach(aperture: Curve, spoken: Mask) -> float:
+    """Mean aperture (T,) in the frames `spoken` (T,): whether somebody articulates or mumbles; NaN where nobody speaks."""
+    return float(np.mean(np.asarray(aperture)[spoken])) if spoken.any() else float("nan")
+
+
 def best_lag(made: Curve, real: Curve) -> int:
     """Frames by which `made` must be delayed to match best: positive means it is early."""
     return max(range(-MAX_LAG, MAX_LAG + 1), key=lambda lag: correlation(made, real, lag))

@@ -34,7 +34,7 @@ from visavis.engine.motion.layout import (
     spread_life,
 )
 from visavis.engine.motion.life import HEAD_LIMIT, Eyes
-from visavis.engine.motion.lips import heard_closed, meet
+from visavis.engine.motion.lips import APERTURE, heard_closed, meet
 from visavis.engine.motion.speech import FORGET, MAX_LOOKAHEAD
 from visavis.engine.motion.speech import spread as spread_face
 from visavis.engine.runtime import Network, load
@@ -58,6 +58,11 @@ FACE_SHARE = 0.5
 more disguises of the film), the sample how they meet and move (see the card)."""
 AMPLITUDE = 1.15
 """Means over what lips might do are smaller than what they do."""
+REACH, REACH_START, REACH_PACE = 0.085, 0.06, 0.02
+"""How far lips are apart in speech in the mean of a few seconds, in distances between the outer eye corners: real speakers (0.09 to 0.10 on film, a
+little less to be on the safe side), what the networks make of voices unlike those on film, and how fast the mean follows, a frame."""
+MOST_GAIN = 1.7
+"""How much further than the networks have it a mouth may open to reach that."""
 TURN = 15
 """Frames of pause that still belong to a turn of speech, as in training."""
 TRANSLATION_LIMIT = 0.006
@@ -149,6 +154,8 @@ class _Slot:
     released: FloatArray = field(default_factory=lambda: np.zeros(len(FACE), np.float32))
     """What is left of a mouth that was stopped."""
     sides: FloatArray = field(default_factory=lambda: np.ones(len(ARKIT), np.float32))
+    reach: float = 0.0
+    """How far the lips were apart in speech lately, above REACH_START."""
 
     def __post_init__(self) -> None:
         self.eyes = Eyes(self.seed)
@@ -340,6 +347,16 @@ class MotionModel:
                 self._slots[k].frame += 1
         return out
 
+    @staticmethod
+    def _gain(slot: _Slot, face: FloatArray) -> float:
+        """How much further the mouth moves than the networks have it: of a voice less sure than those on film they give the mean, and that
+        mumbles. Lips that are shut stay so, and a mouth that a half open gate holds back is not driven."""
+        if slot.gate.value == 1:
+            apart = max(0.0, float(face @ APERTURE))
+            slot.reach += REACH_PACE * (apart - REACH_START - slot.reach)
+        wanted = min(MOST_GAIN, max(1.0, REACH / max(REACH_START + slot.reach, 1e-4)))
+        return 1 + (wanted - 1) * slot.gate.value
+
     def _compose(
         self,
         slot: _Slot,
@@ -373,7 +390,9 @@ class MotionModel:
         life[COEFFICIENTS] = np.clip(life[COEFFICIENTS], 0, 1)
         motion = spread_life(life) + arms * np.float32(controls.expressiveness)
         slot.released *= np.float32(0.2)
-        mouth = (face + slot.released) * np.float32(0.7 + 0.3 * controls.expressiveness)
+        mouth = (face + slot.released) * np.float32(
+            self._gain(slot, face) * (0.7 + 0.3 * controls.expressiveness)
+        )
         motion[FACE_SLICE] += spread_face(mouth)
         motion[FACE_SLICE] = np.clip(motion[FACE_SLICE] * slot.sides, -0.1, 1.0)
         return motion

@@ -4,7 +4,7 @@
 // Computes what engine/motion/diffusion.py computes for a slot, in float32:
 //   hear  the gate opens where the network hears a voice and the detector agrees, closes by 0.5 a frame; a mouth at rest for
 //         `forget` frames makes the slot forget what was said; state label (speaking, listening, idle) and mood one-hot.
-//   show  face = clip(amplitude (mean + share (face - mean))) gate, its lips shut as far as a p, b or m was heard; mood, expressiveness, head motion and gaze target applied; eyes turned
+//   show  face = clip(amplitude (mean + share (face - mean))) gate, its lips shut as far as a p, b or m was heard, driven further where lips lately moved less than real ones do; mood, expressiveness, head motion and gaze target applied; eyes turned
 //         against the head; life and face spread to channels by two matrices; a person's two sides; neutral face added.
 // The host gives a cue a slot and tick, and looks at nothing in between. Ring indices and the noise's frame count move on here.
 // Bytes a slot: 48 of cue, about 400 of state, 3.2 kB of networks' outputs, 0.8 kB written (matrices, 24 kB, stay in cache);
@@ -27,7 +27,7 @@ struct VvMotionCue {
 struct VvMotionState {
   float gate;
   int rest, pause;
-  float unused;
+  float reach;         // how far the lips were apart in speech lately, above reach_start
   float gaze[4];       // as the eyes follow the target; two of them
   float mood[32];      // the mood's face as it comes and goes
   float released[16];  // what is left of a mouth that was stopped
@@ -58,6 +58,8 @@ struct VvMotion {
   int turn, forget, head, gaze_place, lids_place;
   float share, translation, amplitude, touch;  // touch: the aperture of lips that meet
   float raise;                                 // how much further brows go up than the network has them
+  float reach, reach_start, reach_pace;        // lips' mean distance in speech: of real ones, at first, and how fast it is followed
+  float most_gain;                             // how much further than the networks have it a mouth may open to reach that
   float voice_from, voice_over;                // the gate: opens from a probability on, fully so much above it
   float closed_from, closed_over;              // lips: the same for the probability of a p, b or m
 };
@@ -82,6 +84,17 @@ __device__ float shut(const float* mouth, const float* aperture, int n, float to
   float opens = 0.f, pulls = 0.f;
   for (int i = 0; i < n; ++i) (aperture[i] > 0.f ? opens : pulls) += mouth[i] * aperture[i];
   return 1.f - strength * (1.f - within((touch - pulls) / (opens > 1e-4f ? opens : 1e-4f), 0.f, 1.f));
+}
+
+// How much further the mouth (n_face,) moves than the networks have it; follows its reach where a voice is sure.
+__device__ float driven(const VvMotion& m, VvMotionState& own, const float* mouth) {
+  if (own.gate == 1.f) {
+    float apart = 0.f;
+    for (int i = 0; i < m.n_face; ++i) apart += mouth[i] * m.aperture[i];
+    own.reach += m.reach_pace * ((apart > 0.f ? apart : 0.f) - m.reach_start - own.reach);
+  }
+  const float reached = m.reach_start + own.reach;
+  return 1.f + (within(m.reach / (reached > 1e-4f ? reached : 1e-4f), 1.f, m.most_gain) - 1.f) * own.gate;
 }
 
 // more: frames of sound are still to come in this tick, so that states are kept where they were.
@@ -137,7 +150,7 @@ __global__ void __launch_bounds__(kHearThreads) motion_hear(VvMotion m, int more
 }
 
 __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
-  __shared__ float life[kMostLife], mouth[kMostFace], gaze[2];
+  __shared__ float life[kMostLife], mouth[kMostFace], gaze[2], gain;
   const int slot = blockIdx.x, tid = threadIdx.x;
   const VvMotionCue& cue = m.cues[slot];
   if (!(cue.flags & kMoves)) return;  // the same for the whole block
@@ -181,11 +194,14 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
     shown = mouth[tid] * (m.aperture[tid] > 0.f ? factor : 1.f);
   }
   __syncthreads();  // all have read the mouth as it was
+  if (tid < m.n_face) m.past_face[slot * m.n_face + tid] = mouth[tid] = shown;
+  __syncthreads();
+  if (tid == 0) gain = driven(m, own, mouth);
+  __syncthreads();
   if (tid < m.n_face) {
     const float released = 0.2f * own.released[tid];
-    m.past_face[slot * m.n_face + tid] = shown;
     own.released[tid] = released;
-    mouth[tid] = (shown + released) * (0.7f + 0.3f * cue.expressiveness);
+    mouth[tid] = (shown + released) * (gain * (0.7f + 0.3f * cue.expressiveness));
   }
   __syncthreads();
   const int c = tid;

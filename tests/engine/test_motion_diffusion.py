@@ -11,6 +11,7 @@ import pytest
 from visavis.engine.audio.pcm import to_mono
 from visavis.engine.audio.resample import Resampler
 from visavis.engine.errors import MotionError
+from visavis.engine.motion import diffusion
 from visavis.engine.motion.channels import (
     ARKIT,
     CHANNELS,
@@ -24,6 +25,7 @@ from visavis.engine.motion.channels import (
 from visavis.engine.motion.diffusion import WEIGHTS, Controls, DiffusionMotion, Gate, MotionModel
 from visavis.engine.motion.layout import ARMS, FACE, HEAD, LABELS, LIFE, LIFE_INDEX, gather_life, spread_life
 from visavis.engine.motion.life import HEAD_LIMIT
+from visavis.engine.motion.lips import APERTURE
 from visavis.engine.motion.speech import SPEECH_CHANNELS
 from visavis.engine.runtime import load
 from visavis.engine.timing import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -80,6 +82,29 @@ def test_lips_move_with_an_unknown_voice_and_rest_in_its_pauses(lookahead: int) 
     envelope = np.log(np.sqrt(np.mean(frames**2, axis=1)) + 1e-3)
     fits = [np.corrcoef(np.roll(motion[:, JAW], -lag), envelope)[0, 1] for lag in range(-4, 5)]
     assert fits[4] > 0.4 and abs(int(np.argmax(fits)) - 4) <= 2
+
+
+def test_a_mouth_that_moves_little_is_driven_further_and_one_that_moves_enough_is_not() -> None:
+    slot = diffusion._Slot(0, Gate(0))
+    slot.gate.value = 1.0
+    face = np.zeros(len(FACE), np.float32)
+    face[FACE.index("jawOpen")] = 1.0
+
+    def gain(apart: float, frames: int) -> float:
+        opened = face * np.float32(apart / APERTURE[FACE.index("jawOpen")])
+        return [diffusion.MotionModel._gain(slot, opened) for _ in range(frames)][-1]
+
+    first = gain(diffusion.REACH_START, 1)
+    assert first == pytest.approx(diffusion.REACH / diffusion.REACH_START, abs=1e-4)
+    assert gain(0.065, 300) * 0.065 == pytest.approx(diffusion.REACH, abs=1e-3)
+    assert gain(0.02, 300) == pytest.approx(diffusion.MOST_GAIN)
+    assert gain(0.12, 300) == 1
+    reach = slot.reach
+    slot.gate.value = 0.5
+    gain(0.02, 300)
+    assert slot.reach == reach, "what a half open gate lets through says nothing of a voice"
+    slot.reach, slot.gate.value = 0.0, 0.0
+    assert gain(0.02, 1) == 1
 
 
 def test_the_mouth_is_closed_within_80_ms_of_the_end_of_speech() -> None:

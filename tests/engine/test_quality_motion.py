@@ -110,6 +110,9 @@ def test_lag_is_found_with_its_sign(shift):
 def test_jitter_and_closing_time():
     smooth = np.sin(np.arange(200) / 10)
     noisy = smooth + 0.02 * np.random.default_rng(0).standard_normal(200)
+    half = np.arange(len(smooth)) < len(smooth) // 2
+    assert figures.reach(np.where(half, 0.1, 0.0), half) == pytest.approx(0.1)
+    assert np.isnan(figures.reach(smooth, np.zeros(len(smooth), bool)))
     assert figures.jitter(noisy) > 5 * figures.jitter(smooth)
     assert figures.jitter(np.stack([smooth, smooth], 1)) == pytest.approx(np.sqrt(2) * figures.jitter(smooth))
     fading = np.array([0.1] * 10 + [0.08, 0.03, 0.0, 0.0])

@@ -91,6 +91,7 @@ class Arrays:
             n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
             gaze_place=GAZE.start, lids_place=LIFE_INDEX["eyeBlink"], share=product.FACE_SHARE,
             translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH, raise_=product.RAISE,
+            reach=product.REACH, reach_start=product.REACH_START, reach_pace=product.REACH_PACE, most_gain=product.MOST_GAIN,
             voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,
             closed_from=lips.HEARD[0], closed_over=lips.HEARD[1] - lips.HEARD[0],
         )  # fmt: skip
@@ -185,7 +186,8 @@ def check_show(cuda: Launcher, seed: int, n: int, calls: int) -> None:
             own.sides[:] = a.held["sides"][slot]
             own.gate.value = float(rng.choice([0.0, 0.4, 1.0]))
             own.released[:] = rng.random(len(FACE))
-            a.states[slot].gate = own.gate.value
+            own.reach = float(np.float32(rng.uniform(-product.REACH_START, 2 * product.REACH)))
+            a.states[slot].gate, a.states[slot].reach = own.gate.value, own.reach
             a.states[slot].released[: len(FACE)] = own.released.tolist()
         for _ in range(calls):
             flags = [int(rng.choice([0, s.MOVES, s.MOVES, s.MOVES | s.GIVEN])) for _ in range(n)]
@@ -231,6 +233,7 @@ def check_show(cuda: Launcher, seed: int, n: int, calls: int) -> None:
                 np.testing.assert_allclose(state.gaze[:2], own.gaze, atol=1e-6)
                 np.testing.assert_allclose(state.mood[: len(LIFE)], own.mood, atol=1e-6)
                 np.testing.assert_allclose(state.released[: len(FACE)], own.released, atol=1e-6)
+                np.testing.assert_allclose(state.reach, own.reach, atol=1e-6)
                 w0, w1 = WINDOWS
                 i0, i1, f0, f1, frame = was
                 assert now == [
