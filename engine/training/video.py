@@ -310,8 +310,9 @@ def run(args: argparse.Namespace) -> None:
         step = saved["step"]
     shares = json.loads(args.sets) if args.sets else SETS
     loader = Loader(
-        args.data, shares, clips=options.clips, frames=options.frames, seed=args.seed + rank + 1000 * step
-    )
+        args.data, shares, clips=options.clips, frames=options.frames, seed=args.seed + rank + 1000 * step,
+        mouthless=tuple(args.mouthless),
+    )  # fmt: skip
     fixed = []
     if args.validation.exists():
         held = Loader(args.validation, {".": 1.0}, clips=8, frames=options.frames, seed=5, augment=False)
@@ -391,6 +392,9 @@ def main(argv: list[str] | None = None) -> None:
         help="shards of speakers never trained on",
     )
     parser.add_argument("--sets", help='shares of the sets as JSON, e.g. {"grid": 0.5, "people": 0.5}')
+    parser.add_argument(
+        "--mouthless", nargs="*", default=[], help="sets whose mouths teach nothing, e.g. people"
+    )
     parser.add_argument("--features", type=Path, help="taef2_encoder.pth for the perceptual loss")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="checkpoint whose weights to begin with")

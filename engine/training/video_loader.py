@@ -94,7 +94,9 @@ class Loader:
         frames: int,
         seed: int = 0,
         augment: bool = True,
+        mouthless: tuple[str, ...] = (),
     ) -> None:
+        self.mouthless = mouthless
         self.clips, self.frames, self.augment = clips, frames, augment
         self.rng = np.random.default_rng(seed)
         self.sets: dict[str, dict[str, list[Run]]] = {}
@@ -124,7 +126,8 @@ class Loader:
 
     def _clip(self, side: int) -> dict[str, npt.NDArray[np.float32]]:
         rng = self.rng
-        by_speaker = self.sets[list(self.sets)[rng.choice(len(self.share), p=self.share)]]
+        name = list(self.sets)[rng.choice(len(self.share), p=self.share)]
+        by_speaker = self.sets[name]
         own = by_speaker[list(by_speaker)[rng.integers(len(by_speaker))]]
         run = own[rng.integers(len(own))]
         first = int(rng.integers(run.start, max(run.start, run.stop - self.frames) + 1))
@@ -161,6 +164,7 @@ class Loader:
         floats["mouth"] = np.broadcast_to(np.asarray(mouth, np.float32) - [x0, y0], (len(rows), 2)).astype(
             np.float32
         )
+        floats["trusted"] = np.full(len(rows), name not in self.mouthless, np.float32)
         floats["follows"] = np.concatenate([[0], np.diff(rows) == 1]).astype(np.float32)
         if self.augment:
             _augment(floats, rng, side)
@@ -189,6 +193,8 @@ class Loader:
         near = torch.from_numpy(_widened(masks[:, :3].numpy()))
         # the mouth's inside is a seventh of the lips' region and holds half of the warp's error
         weight = 1 + 5 * torch.maximum(near[:, :1], near[:, 1:2]) + 3 * near[:, 2:3] + 8 * masks[:, :1]
+        # where the target's mouth is not to be believed: nothing is asked for in it, nor at its margins
+        weight = torch.where(joined["trusted"][:, None, None, None] > 0, weight, weight * (1 - near[:, :1]))
         return Batch(
             joined["target"], joined["warp"], masks, joined["position"], joined["photo"], joined["photo_masks"],
             joined["photo_position"], joined["origin"], weight, joined["mouth"], joined["follows"], self.frames,

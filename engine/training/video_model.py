@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 PATCH = 4
 """Pixels along each side of one cell of the finest feature map."""
+SHUT = -3.0
+"""What gates start at before the sigmoid."""
 MASKS = 4
 """Full-resolution masks: mouth interior, lips, eyes, coverage."""
 
@@ -258,14 +260,13 @@ class StepNet(nn.Module):
         self.low = nn.ModuleList(Block(2 * a, time) for _ in range(config.step_blocks))
         self.up = nn.Conv2d(2 * a, 4 * a, 1)
         self.last = nn.ModuleList(Block(a, time) for _ in range(config.step_blocks))
-        self.leave = nn.Conv2d(a, 4 * PATCH**2, 3, padding=1)
+        self.leave = nn.Conv2d(a, 5 * PATCH**2, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
-        with torch.no_grad():
-            self.leave.bias[
-                3 * PATCH**2 :
-            ] = -3.0  # the blend mask starts almost shut: the warp is the first guess
+        with torch.no_grad():  # blend and softening start almost shut: the warp is the first guess
+            self.leave.bias[3 * PATCH**2 :] = SHUT
+        self.register_load_state_dict_pre_hook(_without_softening)
 
     def forward(self, features: Tensor, noisy: Tensor, t: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
         """noisy (B, 3, H, W) in about -1..1, t (B,), warp (B, 3, H, W) in 0..1 -> colour (B, 3, H, W) in 0..1 where the network is sure, mask
@@ -281,9 +282,12 @@ class StepNet(nn.Module):
         h = h + F.pixel_shuffle(self.up(low), 2)
         for block in self.last:
             h = block(h, condition)
-        colour, mask = self.leave(F.silu(h)).split([3 * PATCH**2, PATCH**2], 1)
-        # the colour is a change of the warp's: it starts as the warp itself
-        return warp + F.pixel_shuffle(colour, PATCH), torch.sigmoid(F.pixel_shuffle(mask, PATCH))
+        colour, gates = self.leave(F.silu(h)).split([3 * PATCH**2, 2 * PATCH**2], 1)
+        mask, soften = torch.sigmoid(F.pixel_shuffle(gates, PATCH)).chunk(2, 1)
+        # The colour is a change of the warp's, where the network asks for it of the warp without its details: a row of modelled teeth that
+        # is not there could only be painted over by its exact negative, and speckles stay.
+        base = warp + soften * (softened(warp) - warp)
+        return base + F.pixel_shuffle(colour, PATCH), mask
 
 
 class VideoNet(nn.Module):
@@ -295,6 +299,23 @@ class VideoNet(nn.Module):
         self.photo = PhotoNet(config)
         self.frame = FrameNet(config)
         self.step = StepNet(config)
+
+
+def softened(picture: Tensor) -> Tensor:
+    """A picture without details finer than a tooth (a tent of 13 pixels)."""
+    wide = F.pad(picture, (6, 6, 6, 6), mode="replicate")
+    for size in ((7, 1), (7, 1), (1, 7), (1, 7)):
+        wide = F.avg_pool2d(wide, size, 1)
+    return wide
+
+
+def _without_softening(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Weights from before the step network could soften load as ones that do not."""
+    weight, bias = state.get(f"{prefix}leave.weight"), state.get(f"{prefix}leave.bias")
+    if weight is None or bias is None or len(weight) != 4 * PATCH**2:
+        return
+    state[f"{prefix}leave.weight"] = torch.cat([weight, weight.new_zeros(PATCH**2, *weight.shape[1:])])
+    state[f"{prefix}leave.bias"] = torch.cat([bias, bias.new_full((PATCH**2,), SHUT)])
 
 
 def blended(colour: Tensor, mask: Tensor, warp: Tensor) -> Tensor:
