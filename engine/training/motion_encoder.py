@@ -85,7 +85,10 @@ class Settings:
     parting_weight: float = 1.0
     seed: int = 0
     start: str = ""
-    """A final.pt of engine.training.speech or of this module to begin with."""
+    """A final.pt of engine.training.speech or of this module to begin with; of several (commas between) the mean of their weights, which is
+    worth more than any where they were trained on from one another."""
+    mouth: str = ""
+    """The final.pt whose read-out of the mouth to begin with instead."""
     every: int = 150
     """Steps between lines of the log and checkpoints."""
 
@@ -181,20 +184,28 @@ def measure(
     return out
 
 
-def load_start(net: SpeechEncoder, path: str) -> None:
-    """Take what fits of a checkpoint."""
-    saved = torch.load(path, weights_only=True)
-    weights = saved["ema"]
+READ_OUT = ("tail", "spoken", "sounded")
+"""Parts of the encoder that make a mouth of phonemes."""
+
+
+def load_start(net: SpeechEncoder, paths: str, mouth: str = "") -> None:
+    """Take what fits of the mean of checkpoints (`paths`, commas between), and what makes a mouth of phonemes from that of `mouth`."""
+
+    def weights(path: str) -> dict[str, Tensor]:
+        saved: dict[str, Tensor] = torch.load(path, weights_only=True)["ema"]
+        return saved
+
+    all_of = [weights(path) for path in paths.split(",")]
+    taken = {name: torch.stack([each[name] for each in all_of]).mean(0) for name in all_of[0]}
+    if mouth:
+        own = weights(mouth)
+        taken |= {name: own[name] for name in own if name.split(".")[0] in READ_OUT}
     mine = net.state_dict()
     net.load_state_dict(
-        {name: weights[name] if name in weights and weights[name].shape == value.shape else value
+        {name: taken[name] if name in taken and taken[name].shape == value.shape else value
          for name, value in mine.items()}
     )  # fmt: skip
     net.gain.fill_(1)
-
-
-READ_OUT = ("tail", "spoken", "sounded")
-"""Parts of the encoder that make a mouth of phonemes."""
 
 
 def hold(net: SpeechEncoder, *, ear: bool = False, mouth: bool = False) -> None:
@@ -219,7 +230,7 @@ def train(
     torch.manual_seed(settings.seed)
     net = SpeechEncoder(settings.width, settings.tail, settings.dropout)
     if settings.start:
-        load_start(net, settings.start)
+        load_start(net, settings.start, settings.mouth)
     if not settings.straight:
         nn.init.zeros_(net.sounded.weight)
         nn.init.zeros_(net.sounded.bias)

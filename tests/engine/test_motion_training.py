@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra: pip insta
 
 from visavis.engine.training.data import BODY, MouthRig  # noqa: E402
 from visavis.engine.training.motion import foretell  # noqa: E402
-from visavis.engine.training.motion_encoder import READ_OUT, hold  # noqa: E402
+from visavis.engine.training.motion_encoder import READ_OUT, hold, load_start  # noqa: E402
 from visavis.engine.training.motion_hearing import COUPLING, Experts, SpeechEncoder  # noqa: E402
 from visavis.engine.training.motion_nets import MotionNet, Shape  # noqa: E402
 from visavis.engine.training.speech_mix import spoken_curve  # noqa: E402
@@ -135,6 +136,20 @@ def test_an_ear_may_learn_without_its_mouth_and_a_mouth_without_its_ear(kept: st
     }
     hears = {"conv1", "conv2", "join", "norm", "gru", "mixer", "voice", "phone", "prosody"}
     assert moved == (set(READ_OUT) if kept == "ear" else hears)
+
+
+def test_a_training_may_begin_with_the_mean_of_two_ears_and_the_mouth_of_a_third(tmp_path: Path) -> None:
+    nets = {name: SpeechEncoder(32, 16, 0.0) for name in ("one", "two", "third")}
+    for name, net in nets.items():
+        torch.save({"ema": net.state_dict()}, tmp_path / f"{name}.pt")
+    begun = SpeechEncoder(32, 16, 0.0)
+    load_start(begun, f"{tmp_path / 'one.pt'},{tmp_path / 'two.pt'}", str(tmp_path / "third.pt"))
+    one, two, third = (nets[name].state_dict() for name in nets)
+    for name, value in begun.state_dict().items():
+        if name.split(".")[0] in READ_OUT:
+            assert torch.equal(value, third[name]), name
+        else:
+            torch.testing.assert_close(value, (one[name] + two[name]) / 2)
 
 
 def test_a_short_closure_astride_two_frames_is_not_lost() -> None:
