@@ -58,9 +58,10 @@ FACE_SHARE = 0.5
 more disguises of the film), the sample how they meet and move (see the card)."""
 AMPLITUDE = 1.15
 """Means over what lips might do are smaller than what they do."""
-REACH, REACH_START, REACH_PACE = 0.085, 0.06, 0.02
-"""How far lips are apart in speech in the mean of a few seconds, in distances between the outer eye corners: real speakers (0.09 to 0.10 on film, a
-little less to be on the safe side), what the networks make of voices unlike those on film, and how fast the mean follows, a frame."""
+REACH, REACH_START, REACH_PACE = 0.075, 0.055, 0.02
+"""How far lips are apart in speech in the mean of a few seconds, in distances between the outer eye corners: what is aimed at (real speakers have 0.09
+to 0.10 on film, and avatars open a fifth further than this read-out of the mean face says), what it is taken for at first, and how fast the mean
+follows, a frame."""
 MOST_GAIN = 1.7
 """How much further than the networks have it a mouth may open to reach that."""
 TURN = 15
