@@ -3,12 +3,10 @@
     python -m visavis.engine.training.video_data grid      --data DATA --out runs/video
     python -m visavis.engine.training.video_data portraits --data DATA --out runs/video
     python -m visavis.engine.training.video_data people    --data DATA --out runs/video
-    python -m visavis.engine.training.video_data spoken    --data DATA --out runs/video
 
 `grid`: real video; an avatar of one frame is driven to meet the others, within and across clips of a speaker, so that warp and real frame lie on
 each other. `portraits`: a photo's avatar is posed otherwise, often with its mouth shut; that picture is enrolled in turn and driven back to the
-photo. `people`: rendered persons with exact teeth, tongue and lids. `spoken`: portraits as the renderer has them speak, so that the network learns to
-leave a sharp photo's mouth alone where it knows no better. Shards are `.npz` files of uint8 arrays, one for each avatar and clip, written
+photo. `people`: rendered persons with exact teeth, tongue and lids. Shards are `.npz` files of uint8 arrays, one for each avatar and clip, written
 whole or not at all; a run that was broken off goes on where it stopped.
 """
 
@@ -28,12 +26,10 @@ import numpy as np
 from visavis.engine.body.detect import Face, FaceTracker
 from visavis.engine.body.track import read_frames
 from visavis.engine.errors import VisavisError
-from visavis.engine.motion.channels import ARKIT, FACE_SLICE, HEAD_SLICE, INDEX, FloatArray, zero_motion
+from visavis.engine.motion.channels import HEAD_SLICE, INDEX, FloatArray, zero_motion
 from visavis.engine.video.crop import crop
 from visavis.engine.video.drive import Bytes, Driven, find, smooth_faces
 
-SPOKEN = 8
-"""Consecutive frames of a portrait that speaks."""
 HELD_OUT = ("s26", "s31")
 """Speakers that training never sees: they make the validation set."""
 MAX_ERROR = 0.012
@@ -253,55 +249,6 @@ def portrait_shard(photo: Bytes, tracker: FaceTracker, speaker: str, seed: int) 
     return shard
 
 
-def speech_curves(data: Path) -> list[FloatArray]:
-    """Expressions (T, 52) of every fourth film of GRID's speakers, but for those held out."""
-    with np.load(data / "grid/arkit_curves.npz") as curves:
-        names = [str(name) for name in curves["names"]]
-        known = [(k, names.index(name)) for k, name in enumerate(ARKIT) if name in names]
-        keys = [k for k in curves.files if k.endswith("/blendshapes") and not any(f"/{s}/" in k for s in HELD_OUT)]  # fmt: skip
-        out = []
-        for key in sorted(keys)[::4]:
-            full = np.zeros((len(curves[key]), len(ARKIT)), np.float32)
-            for k, source in known:
-                full[:, k] = np.nan_to_num(curves[key][:, source])
-            out.append(full)
-    return out
-
-
-def spoken_shard(
-    photo: Bytes, tracker: FaceTracker, speaker: str, curves: list[FloatArray], seed: int
-) -> Shard:
-    """A portrait that speaks, as the renderer draws it. Nobody knows how its mouth really looks: what is sharp already is to be left alone."""
-    rng = np.random.default_rng(seed)
-    driven = Driven(photo, tracker)
-    shard = Shard.of(driven, speaker, f"{speaker}-spoken")
-    curve, gain = curves[rng.integers(len(curves))], rng.uniform(1.0, 1.9)
-    start = int(rng.integers(8, max(9, len(curve) - SPOKEN - 8)))
-    for k in range(SPOKEN):
-        motion = driven.avatar.neutral_motion()
-        motion[FACE_SLICE] += np.clip(gain * np.maximum(curve[start + k] - 0.03, 0), 0, 1)
-        shard.add(driven, motion, driven.renderer.render(motion), 0.0, k)
-    return shard
-
-
-def spoken_jobs(data: Path, tracker: FaceTracker) -> list[Job]:
-    """One shard of every other portrait."""
-    from PIL import Image
-
-    curves = speech_curves(data)
-
-    def job(path: Path, seed: int) -> Job:
-        return Job(
-            path.stem,
-            lambda: spoken_shard(
-                np.asarray(Image.open(path).convert("RGB")), tracker, path.stem, curves, seed
-            ),
-        )
-
-    photos = sorted(p for p in (data / "portraits").iterdir() if p.suffix in (".jpg", ".png"))
-    return [job(path, k) for k, path in enumerate(photos[::2])]
-
-
 def portrait_jobs(data: Path, tracker: FaceTracker, variants: int) -> list[Job]:
     """`variants` shards of each portrait."""
     from PIL import Image
@@ -327,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("set", choices=("grid", "portraits", "people", "spoken"))
+    parser.add_argument("set", choices=("grid", "portraits", "people"))
     parser.add_argument("--data", type=Path, required=True, help="data folder")
     parser.add_argument("--out", type=Path, default=Path("runs/video"), help="folder for the sets (default: %(default)s)")  # fmt: skip
     parser.add_argument("--split", choices=("train", "val"), default="train", help="grid: which speakers")
@@ -344,8 +291,6 @@ def main(argv: list[str] | None = None) -> int:
         name = "grid" if args.split == "train" else "grid_val"
     elif name == "portraits":
         jobs = portrait_jobs(args.data, tracker, args.variants)
-    elif name == "spoken":
-        jobs = spoken_jobs(args.data, tracker)
     else:
         from visavis.engine.training.video_data_people import people_jobs
 

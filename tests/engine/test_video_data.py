@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 from visavis.engine.body.detect import FaceTracker
 from visavis.engine.body.photo import load_photo
-from visavis.engine.motion.channels import ARKIT, HEAD_SLICE, INDEX, zero_motion
-from visavis.engine.training.video_data import (
-    SPOKEN,
-    Job,
-    Shard,
-    main,
-    runs,
-    speech_curves,
-    spoken_shard,
-    work,
-)
+from visavis.engine.motion.channels import HEAD_SLICE, INDEX, zero_motion
+from visavis.engine.training.video_data import Job, Shard, main, runs, work
 from visavis.engine.training.video_data_atlas import PATCHES
 from visavis.engine.training.video_data_render import (
     KIND,
@@ -99,27 +90,6 @@ def test_a_shard_holds_what_the_network_reads(driven, demo_photo, tmp_path):
         assert (data["position"][data["part"] == 0] == 0).all()
         assert float(data["scale"]) == pytest.approx(driven.scale)
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
-
-
-def test_a_portrait_that_speaks_is_its_own_truth(demo_photo, tracker, tmp_path):
-    names = np.array(["jawOpen", "mouthFunnel"])
-    curve = np.zeros((40, 2), np.float32)
-    curve[:, 0] = np.linspace(0.1, 0.5, 40)
-    data = tmp_path / "data"
-    (data / "grid").mkdir(parents=True)
-    np.savez(
-        data / "grid/arkit_curves.npz", names=names, **{"train/s1/a/blendshapes": curve, "val/s26/b/blendshapes": curve}
-    )  # fmt: skip
-    curves = speech_curves(data)
-    assert len(curves) == 1, "those held out teach nothing"
-    assert curves[0][-1, ARKIT.index("jawOpen")] == pytest.approx(0.5) and curves[0].sum() == pytest.approx(
-        curve.sum()
-    )
-    shard = spoken_shard(load_photo(demo_photo).rgb, tracker, "someone", curves, 0)
-    assert len(shard) == SPOKEN
-    target, warp = np.stack(shard.arrays["target"]), np.stack(shard.arrays["warp"])
-    assert np.abs(target.astype(int) - warp).max() <= 1
-    assert np.ptp(np.stack(shard.arrays["motion"])[:, INDEX["jawOpen"]]) > 0.05
 
 
 def test_work_goes_on_where_it_stopped(driven, tmp_path):
