@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from visavis.engine.audio.mel import N_MELS
 from visavis.engine.motion.layout import PROSODY
-from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD, SPEECH_CHANNELS, spread
+from visavis.engine.motion.speech import SPEECH_CHANNELS, spread
 from visavis.engine.training.data import BODY, MouthRig
-from visavis.engine.training.speech_net import SpeechNet
+from visavis.engine.training.speech_net import Ear, SpeechNet
 from visavis.engine.training.voices import CLASSES
 
 N = len(SPEECH_CHANNELS)
@@ -36,19 +34,12 @@ class Heard:
     prosody_BTP: Tensor
 
 
-class SpeechEncoder(nn.Module):
+class SpeechEncoder(Ear):
     """Log-mel features of video frames -> phonemes, prosody, voice, mean mouth."""
 
     def __init__(self, width: int = 256, tail: int = 96, dropout: float = 0.3) -> None:
-        super().__init__()
-        self.width, self.tail_width = width, tail
-        self.conv1 = nn.Conv2d(1, 32, (4, 9), stride=(2, 4), padding=(0, 4))
-        self.conv2 = nn.Conv2d(32, 64, (5, 3), stride=(2, 2), padding=(0, 1))
-        self.join = nn.Linear(64 * N_MELS // 8 + MAX_LOOKAHEAD + 1, width)
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.gru = nn.GRU(width, width, batch_first=True)
-        self.mixer = nn.Linear(2 * width, width)
+        super().__init__(width, dropout)
+        self.tail_width = tail
         self.voice = nn.Linear(width, 1)
         self.phone = nn.Linear(width, len(CLASSES))
         self.prosody = nn.Linear(width, PROSODY)
@@ -57,19 +48,9 @@ class SpeechEncoder(nn.Module):
         self.sounded = nn.Linear(width, N)
         self.register_buffer("gain", torch.ones(N))
 
-    def encode(self, mel_BNM: Tensor, delay_BD: Tensor) -> Tensor:
-        """Features (B, CONTEXT + 4 T, M) -> (B, T, width); frame t sees features up to 4 t + 3."""
-        x = (mel_BNM[:, None] - 4.0) / 3.0
-        x = F.relu(self.conv1(x))
-        x = F.relu(self.conv2(x))
-        x = x.permute(0, 2, 1, 3).flatten(2)
-        delay = delay_BD[:, None].expand(-1, x.shape[1], -1)
-        return self.norm(F.relu(self.join(torch.cat([self.dropout(x), delay], dim=2))))
-
     def read(self, encoded: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """-> inner features, voice, phone, prosody, input of the tail."""
-        x = F.relu(self.mixer(self.dropout(torch.cat([encoded, recurrent], dim=2))))
-        x = self.dropout(x)
+        x = self.dropout(self.mix(encoded, recurrent))
         voice, phone, prosody = self.voice(x), self.phone(x), torch.tanh(self.prosody(x))
         told = torch.cat([torch.softmax(phone, -1), torch.sigmoid(voice), prosody], dim=2)
         return x, voice[..., 0], phone, prosody, told
@@ -82,9 +63,7 @@ class SpeechEncoder(nn.Module):
         self, mel_BNM: Tensor, delay_BD: Tensor, straight: Tensor | float = 1.0, film_trunk: bool = True
     ) -> Heard:
         """A whole sequence after silence; without `film_trunk` the mouth sends no gradient to what is heard."""
-        context = mel_BNM.new_zeros(len(mel_BNM), CONTEXT, mel_BNM.shape[2])
-        encoded = self.encode(torch.cat([context, mel_BNM], dim=1), delay_BD)
-        x, voice, phone, prosody, told = self.read(encoded, self.gru(encoded)[0])
+        x, voice, phone, prosody, told = self.read(*self.hear(mel_BNM, delay_BD))
         if not film_trunk:
             x, told = x.detach(), told.detach()
         return Heard(self.mouth(x, self.tail(told)[0], straight), voice, phone, prosody)

@@ -14,13 +14,13 @@ from visavis.engine.motion.speech import CONTEXT, MAX_LOOKAHEAD, SPEECH_CHANNELS
 from visavis.engine.training.voices import CLASSES
 
 
-class SpeechNet(nn.Module):
-    """Log-mel features of video frames -> speech channels and whether somebody speaks.
+class Ear(nn.Module):
+    """What both networks that hear begin with, to be decoded by those who derive from it.
 
-    Shapes: B sequences, T frames, M = N_MELS, C = len(SPEECH_CHANNELS).
+    Shapes: B sequences, T frames, M = N_MELS.
     """
 
-    def __init__(self, width: int = 256, dropout: float = 0.3) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.width = width
         self.conv1 = nn.Conv2d(1, 32, (4, 9), stride=(2, 4), padding=(0, 4))
@@ -30,10 +30,6 @@ class SpeechNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gru = nn.GRU(width, width, batch_first=True)
         self.mixer = nn.Linear(2 * width, width)
-        self.face = nn.Linear(width, len(SPEECH_CHANNELS))
-        self.voice = nn.Linear(width, 1)
-        self.phone = nn.Linear(width, len(CLASSES))  # for training only
-        self.register_buffer("gain", torch.ones(len(SPEECH_CHANNELS)))
 
     def encode(self, mel_BNM: Tensor, delay_BD: Tensor) -> Tensor:
         """Features (B, CONTEXT + 4 T, M) -> (B, T, width); frame t sees features up to 4 t + 3."""
@@ -44,13 +40,35 @@ class SpeechNet(nn.Module):
         delay = delay_BD[:, None].expand(-1, x.shape[1], -1)
         return self.norm(F.relu(self.join(torch.cat([self.dropout(x), delay], dim=2))))
 
+    def hear(self, mel_BNM: Tensor, delay_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """A whole sequence after silence: encoded features and the recurrent layer's (B, T, width each)."""
+        context = mel_BNM.new_zeros(len(mel_BNM), CONTEXT, mel_BNM.shape[2])
+        encoded = self.encode(torch.cat([context, mel_BNM], dim=1), delay_BD)
+        return encoded, self.gru(encoded)[0]
+
+    def mix(self, encoded: Tensor, recurrent: Tensor) -> Tensor:
+        """Both together (B, T, width), for what reads them."""
+        return F.relu(self.mixer(self.dropout(torch.cat([encoded, recurrent], dim=2))))
+
+
+class SpeechNet(Ear):
+    """Log-mel features of video frames -> speech channels and whether somebody speaks.
+
+    Shapes: B sequences, T frames, M = N_MELS, C = len(SPEECH_CHANNELS).
+    """
+
+    def __init__(self, width: int = 256, dropout: float = 0.3) -> None:
+        super().__init__(width, dropout)
+        self.face = nn.Linear(width, len(SPEECH_CHANNELS))
+        self.voice = nn.Linear(width, 1)
+        self.phone = nn.Linear(width, len(CLASSES))  # for training only
+        self.register_buffer("gain", torch.ones(len(SPEECH_CHANNELS)))
+
     def decode(self, encoded: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """-> channels (B, T, C), voice logit (B, T), logits of phoneme classes (B, T, K)."""
-        x = F.relu(self.mixer(self.dropout(torch.cat([encoded, recurrent], dim=2))))
+        x = self.mix(encoded, recurrent)
         return self.face(self.dropout(x)), self.voice(x)[..., 0], self.phone(x)
 
     def forward(self, mel_BNM: Tensor, delay_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A whole sequence after silence."""
-        context = mel_BNM.new_zeros(len(mel_BNM), CONTEXT, mel_BNM.shape[2])
-        encoded = self.encode(torch.cat([context, mel_BNM], dim=1), delay_BD)
-        return self.decode(encoded, self.gru(encoded)[0])
+        return self.decode(*self.hear(mel_BNM, delay_BD))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -83,6 +83,32 @@ async def settled(seconds: float = 5.0, *, ended: bool = True) -> tuple[list[str
         if (not tasks and not threads) or loop.time() > deadline:
             return tasks, threads
         await asyncio.sleep(0.05)
+
+
+async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something is so; TimeoutError when it never is."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+async def events_of(
+    api: Api, seed: int
+) -> tuple[dict[str, Any], aiohttp.ClientWebSocketResponse, list[dict[str, Any]], asyncio.Task[None]]:
+    """Start a session and a socket on it; returns (info, socket, list that its events go to, reader)."""
+    await api.ready()
+    status, info = await api.call("POST", "/v1/sessions", json={"avatar": "demo", "seed": seed})
+    assert status == 201, info
+    socket = await api.http.ws_connect(
+        api.url + info["audio"], headers={"Authorization": f"Bearer {info['token']}"}
+    )
+    events: list[dict[str, Any]] = []
+
+    async def read() -> None:
+        async for message in socket:
+            events.append(message.json())
+
+    return info, socket, events, asyncio.create_task(read())
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

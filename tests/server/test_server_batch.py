@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from double import DoubleEngine
-from serving import run, serving, settled
+from serving import events_of, run, serving, settled, until
 from test_server_api import PNG, form
 from visavis.clients import cli
 from visavis.engine import enroll as enrolment
@@ -65,24 +65,8 @@ def _planar(frame):
 
 async def watched(api, seed):
     """A session on a socket: (info, socket, events, reader, the server's session)."""
-    status, info = await api.call("POST", "/v1/sessions", json={"avatar": "demo", "seed": seed})
-    assert status == 201, info
-    socket = await api.http.ws_connect(
-        api.url + info["audio"], headers={"Authorization": f"Bearer {info['token']}"}
-    )
-    events = []
-
-    async def read():
-        async for message in socket:
-            events.append(message.json())
-
-    return info, socket, events, asyncio.create_task(read()), api.sessions.get(info["id"])
-
-
-async def until(true, seconds=20.0):
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.02)
+    info, socket, events, reader = await events_of(api, seed)
+    return info, socket, events, reader, api.sessions.get(info["id"])
 
 
 def test_sessions_advance_together_in_one_thread():

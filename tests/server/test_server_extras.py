@@ -10,16 +10,10 @@ import numpy as np
 from double import opening
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import run, serving, settled
+from serving import run, serving, settled, until
 from visavis.clients.media import read_speech
 from visavis.server.engines import VisavisEngine
 from visavis.server.listener import Listener
-
-
-async def until(true, seconds=20.0):
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.02)
 
 
 def test_a_call_is_filmed_on_request():

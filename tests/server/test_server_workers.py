@@ -12,7 +12,7 @@ import pytest
 from double import CRASH_SEED, SLOW_SEED, DoubleEngine
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import run, serving, settled
+from serving import events_of, run, serving, settled, until
 from visavis.server.config import ServerConfig
 from visavis.server.errors import ApiError
 from visavis.server.link import Link, LinkClosed, pair
@@ -27,29 +27,6 @@ def processes(monkeypatch):
     """Settings of a server whose workers are processes with the double engine."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     return {"workers": 2, "engine_factory": "double:DoubleEngine"}
-
-
-async def events_of(api, seed):
-    """Start a session and a socket on it; returns (info, socket, list that its events go to, reader)."""
-    await api.ready()
-    status, info = await api.call("POST", "/v1/sessions", json={"avatar": "demo", "seed": seed})
-    assert status == 201, info
-    socket = await api.http.ws_connect(
-        api.url + info["audio"], headers={"Authorization": f"Bearer {info['token']}"}
-    )
-    events = []
-
-    async def read():
-        async for message in socket:
-            events.append(message.json())
-
-    return info, socket, events, asyncio.create_task(read())
-
-
-async def until(true, seconds=20.0):
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.02)
 
 
 def test_messages_cross_a_link_whole():
