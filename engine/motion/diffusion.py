@@ -33,7 +33,7 @@ from visavis.engine.motion.layout import (
     STATES,
     spread_life,
 )
-from visavis.engine.motion.life import HEAD_LIMIT, Eyes
+from visavis.engine.motion.life import HEAD_LIMIT, Reflex, Reflexes
 from visavis.engine.motion.lips import APERTURE, heard_closed, meet
 from visavis.engine.motion.speech import FORGET, MAX_LOOKAHEAD
 from visavis.engine.motion.speech import spread as spread_face
@@ -76,6 +76,7 @@ MOOD_FACES: dict[str, dict[str, float]] = {
     "serious": {"browDown": 0.12, "eyeSquint": 0.05},
 }
 """The least that a mood shows at once; the network adds its own to it, but takes many seconds."""
+LIDS, BREATH = LIFE_INDEX["eyeBlink"], LIFE_INDEX["shouldersUp"]
 BROWS = [LIFE_INDEX[name] for name in ("browInnerUp", "browOuterUp", "browDown", "mouthSmile", "cheekSquint")]
 RAISED = [LIFE_INDEX[name] for name in ("browInnerUp", "browOuterUp")]
 RAISE = 3.0
@@ -149,7 +150,7 @@ class _Slot:
     pause: int = TURN
     gaze: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
     """The gaze target as the eyes follow it."""
-    eyes: Eyes = field(init=False)
+    reflexes: Reflexes = field(init=False)
     mood: FloatArray = field(default_factory=lambda: np.zeros(len(LIFE), np.float32))
     """The mood's face as it comes and goes."""
     released: FloatArray = field(default_factory=lambda: np.zeros(len(FACE), np.float32))
@@ -159,7 +160,11 @@ class _Slot:
     """How far the lips were apart in speech lately, above REACH_START."""
 
     def __post_init__(self) -> None:
-        self.eyes = Eyes(self.seed)
+        self.reflexes = Reflexes(self.seed)
+
+    def reflex(self) -> Reflex:
+        """Of the next frame."""
+        return self.reflexes.step(self.gate.value > 0, self.controls.listening)
 
 
 def sides_of(seed: int) -> FloatArray:
@@ -264,8 +269,8 @@ class MotionModel:
         mask = np.array([blocks is not None for blocks in heard])
         if not mask.any():
             return np.zeros((self.slots, N_CHANNELS), np.float32)
-        # The eyes know of the frame before whether somebody speaks: so they can be moved ahead of a device's tick.
-        eyes = {k: self._slots[k].eyes.step(self._slots[k].gate.value > 0) for k in np.flatnonzero(mask)}
+        # Reflexes know of the frame before whether somebody speaks: so they can be moved ahead of a device's tick.
+        reflexes = {k: self._slots[k].reflex() for k in np.flatnonzero(mask)}
         self._listen(heard)
         labels = np.stack([self._labels(slot) for slot in self._slots])
         face = self._generate("face", labels, mask, FACE_TEMPERATURE)["motion"]
@@ -275,14 +280,14 @@ class MotionModel:
         face = meet(face, heard_closed(self._heard[:, CLOSED]))
         lives = self._generate("life", labels, mask, LIFE_TEMPERATURE)
         life = lives["motion"].copy()
-        for k, (looks, lids) in eyes.items():
-            # Saccades and blinks are single frames in a hundred: a network that predicts what is likely all but leaves them out
-            # (see the card), so a renewal process moves the eyes, and the network reads where they went.
-            life[k, GAZE], life[k, LIFE_INDEX["eyeBlink"]] = looks, lids
+        for k, reflex in reflexes.items():
+            # Saccades and blinks are single frames in a hundred, and a breath's phase is anybody's guess: a network that predicts what is likely
+            # all but leaves them out (see the card), so processes of their own move eyes and shoulders, and the network reads where they went.
+            life[k, GAZE], life[k, LIDS], life[k, BREATH] = reflex.looks, reflex.lids, reflex.breath
         self._past["face"][mask], self._past["life"][mask] = face[mask], life[mask]
         motion = np.zeros((self.slots, N_CHANNELS), np.float32)
         for k in np.flatnonzero(mask):
-            motion[k] = self._compose(self._slots[k], face[k], life[k], lives["arms"][k], *eyes[k])
+            motion[k] = self._compose(self._slots[k], face[k], life[k], lives["arms"][k], reflexes[k])
         return motion
 
     def _listen(self, heard: Sequence[FloatArray | None]) -> None:
@@ -364,10 +369,9 @@ class MotionModel:
         face: FloatArray,
         life: FloatArray,
         arms: FloatArray,
-        looks: FloatArray,
-        lids: float,
+        reflex: Reflex,
     ) -> FloatArray:
-        """What is shown: controls applied, limits kept, two sides. `looks`, `lids`: where the eyes look by themselves."""
+        """What is shown: controls applied, limits kept, two sides."""
         controls, life = slot.controls, life.copy()
         life[RAISED] *= np.float32(RAISE)
         wanted = np.zeros(len(LIFE), np.float32)
@@ -378,6 +382,7 @@ class MotionModel:
         life[BROWS] *= controls.expressiveness
         target = np.clip(np.asarray(controls.gaze, np.float32), -GAZE_LIMIT, GAZE_LIMIT)
         slot.gaze += 0.5 * (target - slot.gaze)
+        life[HEAD.start] += reflex.nod
         life[HEAD] *= controls.head_motion
         # Eyes that look aside take the head along.
         life[HEAD.start + 1] += 0.3 * slot.gaze[0]
@@ -386,8 +391,8 @@ class MotionModel:
         life[HEAD.stop : HEAD.stop + 3] = TRANSLATION_LIMIT * np.tanh(
             life[HEAD.stop : HEAD.stop + 3] * controls.head_motion / TRANSLATION_LIMIT
         )
-        life[GAZE] = looks + slot.gaze
-        life[LIFE_INDEX["eyeBlink"]] = lids
+        life[GAZE] = reflex.looks + slot.gaze
+        life[LIDS], life[BREATH] = reflex.lids, reflex.breath
         life[COEFFICIENTS] = np.clip(life[COEFFICIENTS], 0, 1)
         motion = spread_life(life) + arms * np.float32(controls.expressiveness)
         slot.released *= np.float32(0.2)

@@ -6,7 +6,9 @@ the figures: blinks 10 to 25 a minute in conversation, more at pauses and with g
 80 ms and opening in 150 ms (Bentivoglio et al. 1997; Evinger et al. 1991); saccade duration 21 ms + 2.2 ms
 a degree (Carpenter 1988); fixations at the listener's eyes with glances away of about a second, more of
 them while thinking of words (Argyle & Cook 1976; Lee, Badler & Badler, "Eyes Alive", 2002); breathing 12 to
-18 a minute; nods and brows on stressed syllables (Graf et al. 2002; Munhall et al. 2004).
+18 a minute, in speech breathed out slowly and taken quickly in its pauses (Winkworth et al. 1995); nods and brows on stressed syllables
+(Graf et al. 2002; Munhall et al. 2004); listeners nod in short decaying trains of one to three cycles (Hadar, Steiner & Clifford Rose 1985;
+McClave 2000).
 """
 
 from __future__ import annotations
@@ -135,6 +137,114 @@ def blink_curve(seconds: float, pace: float = 1.0) -> float:
     if t < 0.11:
         return 1.0
     return 0.5 + 0.5 * float(np.cos(np.pi * (t - 0.11) / 0.15)) if t < 0.26 else 0.0
+
+
+@dataclass(frozen=True)
+class Reflex:
+    """What moves by itself in a frame: gaze (yaw, pitch) in the room, 0 = the viewer; how far the lids are closed, 0 to 1; a nod, radians of
+    the head's pitch; how far breath raises the shoulders, radians."""
+
+    looks: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
+    lids: float = 0.0
+    nod: float = 0.0
+    breath: float = 0.0
+
+
+class Reflexes:
+    """Eyes, a listener's nods and breath: what a network that predicts what is likely leaves out, because it is rare or because its phase cannot
+    be known. Seeded; of constant size."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._eyes, self._nods, self._breath = Eyes(seed), _Nods.of(seed), _Breath.of(seed)
+        self._spoke = False
+
+    def step(self, speaking: bool, listening: bool) -> Reflex:
+        """The next frame; `listening` counts while not `speaking`."""
+        looks, lids = self._eyes.step(speaking)
+        pause_begins, self._spoke = self._spoke and not speaking, speaking
+        nod = self._nods.step(listening and not speaking)
+        return Reflex(looks, lids, nod, self._breath.step(speaking, pause_begins))
+
+
+@dataclass
+class _Nods:
+    """Trains of nods of somebody who listens."""
+
+    rng: np.random.Generator
+    wait: float
+    """Seconds of listening until the next train."""
+    rate: float = 2.0
+    """Nods a second in this train."""
+    cycles: int = 0
+    size: float = 0.0
+    phase: float = 0.0
+    """Nods of this train that are done."""
+
+    @classmethod
+    def of(cls, seed: int) -> _Nods:
+        rng = np.random.default_rng([seed % 2**32, 4])
+        return cls(rng, float(rng.uniform(0.8, 3.0)))
+
+    def step(self, listening: bool) -> float:
+        """Radians of pitch in the next frame. A train that has begun is finished."""
+        if self.phase < self.cycles:
+            self.phase = min(self.phase + self.rate * _DT, self.cycles)
+        elif not listening:
+            self.wait = max(self.wait, 0.6)  # not at the very moment that somebody begins
+        else:
+            self.wait -= _DT
+            if self.wait <= 0:
+                rng = self.rng
+                self.rate, self.cycles, self.phase = (
+                    float(rng.uniform(1.5, 2.3)),
+                    int(rng.integers(1, 4)),
+                    0.0,
+                )
+                self.size = float(np.clip(rng.lognormal(np.log(2.6), 0.4), 1, 5)) * _DEGREE
+                self.wait = 1.6 + float(rng.exponential(4.5))
+        swing = 0.5 - 0.5 * float(np.cos(2 * np.pi * self.phase))
+        return self.size * swing * float(np.exp(-0.45 * self.phase))
+
+
+BREATH_LIFT = 1.1 * _DEGREE
+"""By how much full lungs raise the shoulders."""
+
+
+@dataclass
+class _Breath:
+    """How full the lungs are: by a clock at rest, by the phrases in speech."""
+
+    rng: np.random.Generator
+    rate: float
+    """Breaths a second at rest."""
+    depth: float = 0.7
+    fill: float = 0.0
+    inhaling: bool = True
+    quick: bool = False
+    """This breath is one between two phrases."""
+    lift: _Spring = field(default_factory=lambda: _spring(9.0, 1))
+
+    @classmethod
+    def of(cls, seed: int) -> _Breath:
+        rng = np.random.default_rng([seed % 2**32, 5])
+        return cls(rng, float(rng.uniform(0.2, 0.29)))
+
+    def step(self, speaking: bool, pause_begins: bool) -> float:
+        """Radians by which the shoulders are up in the next frame."""
+        if speaking:
+            self.inhaling = self.quick = False
+            self.fill -= 0.16 * _DT * (0.6 + self.fill)
+        elif self.inhaling:
+            self.fill += (1.9 if self.quick else self.rate / 0.4 * self.depth) * _DT
+            self.inhaling = self.fill < (1.0 if self.quick else self.depth)
+        else:
+            self.fill -= self.rate / 0.6 * self.depth * _DT
+            if pause_begins or self.fill <= 0:
+                self.inhaling, self.quick = True, pause_begins
+                self.depth = float(self.rng.uniform(0.6, 0.85))
+                self.rate = float(np.clip(self.rate + self.rng.normal(0, 0.012), 0.19, 0.3))
+        self.fill = min(max(self.fill, 0.0), 1.1)
+        return BREATH_LIFT * float(self.lift.step(np.array([self.fill], np.float32))[0])
 
 
 class Eyes:

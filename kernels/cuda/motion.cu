@@ -20,7 +20,9 @@ struct VvMotionCue {
   float gaze[2];   // target, within limits
   float looks[2];  // where the eyes look by themselves
   float lids;
-  float unused[3];
+  float nod;     // the head's pitch, in radians
+  float breath;  // how far it raises the shoulders, in radians
+  float unused;
 };
 
 // What a slot remembers.
@@ -55,7 +57,7 @@ struct VvMotion {
   float head_limit[3], eye_limit[2];
   int window[2];
   int n_features, n_face, n_life, n_labels, n_channels, n_coefficients, voice, closed;
-  int turn, forget, head, gaze_place, lids_place;
+  int turn, forget, head, gaze_place, lids_place, breath_place;
   float share, translation, amplitude, touch;  // touch: the aperture of lips that meet
   float raise;                                 // how much further brows go up than the network has them
   float reach, reach_start, reach_pace;        // lips' mean distance in speech: of real ones, at first, and how fast it is followed
@@ -160,9 +162,9 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
   if (tid < m.n_life) {
     const int kind = m.kinds[tid];
     float x = m.life[slot * m.n_life + tid];
-    // The network reads where the eyes went, which move by themselves.
-    const bool looks = tid == m.gaze_place || tid == m.gaze_place + 1;
-    m.past_life[slot * m.n_life + tid] = looks ? cue.looks[tid - m.gaze_place] : tid == m.lids_place ? cue.lids : x;
+    // The network reads where eyes and shoulders went, which move by themselves.
+    const bool looks = tid == m.gaze_place || tid == m.gaze_place + 1, lids = tid == m.lids_place, breath = tid == m.breath_place;
+    m.past_life[slot * m.n_life + tid] = looks ? cue.looks[tid - m.gaze_place] : lids ? cue.lids : breath ? cue.breath : x;
     const float mood = own.mood[tid] + 0.08f * (m.moods[cue.mood * m.n_life + tid] - own.mood[tid]);
     own.mood[tid] = mood;
     if (kind & kRaised) x *= m.raise;
@@ -170,6 +172,7 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
     if (kind & kBrow) x *= cue.expressiveness;
     if (kind & kHead) {
       const int axis = tid - m.head;
+      if (axis == 0) x += cue.nod;
       x *= cue.head_motion;
       // Eyes that look aside take the head along.
       if (axis == 1) x += 0.3f * gaze[0];
@@ -178,7 +181,8 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
     }
     if (kind & kTranslation) x = m.translation * tanhf(x * cue.head_motion / m.translation);
     if (looks) x = cue.looks[tid - m.gaze_place] + gaze[tid - m.gaze_place];
-    if (tid == m.lids_place) x = cue.lids;
+    if (lids) x = cue.lids;
+    if (breath) x = cue.breath;
     if (kind & kCoefficient) x = within(x, 0.f, 1.f);
     life[tid] = x;
   } else if (tid >= kMostLife && tid < kMostLife + m.n_face) {

@@ -24,7 +24,7 @@ from visavis.engine.motion.channels import (
 )
 from visavis.engine.motion.diffusion import WEIGHTS, Controls, DiffusionMotion, Gate, MotionModel
 from visavis.engine.motion.layout import ARMS, FACE, HEAD, LABELS, LIFE, LIFE_INDEX, gather_life, spread_life
-from visavis.engine.motion.life import HEAD_LIMIT
+from visavis.engine.motion.life import BREATH_LIFT, HEAD_LIMIT, Reflex, Reflexes
 from visavis.engine.motion.lips import APERTURE
 from visavis.engine.motion.speech import SPEECH_CHANNELS
 from visavis.engine.runtime import load
@@ -284,6 +284,43 @@ def test_the_gate_opens_at_once_and_closes_within_two_frames() -> None:
         values.append(gate.value)
     assert values == [1.0, 1.0, 0.5, 0.0, 0.0]
     assert gate.rest == 2
+
+
+def lived(seconds: int, speaking: bool, listening: bool, seed: int = 2) -> list[Reflex]:
+    reflexes = Reflexes(seed)
+    return [reflexes.step(speaking, listening) for _ in range(seconds * FPS)]
+
+
+def test_a_listener_nods_and_nobody_else() -> None:
+    for speaking, listening in ((False, False), (True, True), (True, False)):
+        assert not any(reflex.nod for reflex in lived(60, speaking, listening))
+    nods = np.degrees([reflex.nod for reflex in lived(300, False, True)])
+    assert nods.min() >= 0 and 1 < nods.max() <= 5, "down and back"
+    assert np.abs(np.diff(nods)).max() < 1.5, "no jerk: 38 degrees a second at most"
+    begins = int(((nods[1:] > 0.05) & (nods[:-1] <= 0.05)).sum())
+    assert 300 / 12 < begins < 300 / 1.5
+
+
+def test_a_nod_that_has_begun_is_finished() -> None:
+    reflexes = Reflexes(4)
+    while not reflexes.step(False, True).nod:
+        pass
+    rest = [reflexes.step(True, True).nod for _ in range(3 * FPS)]
+    assert max(rest) > 0.01 and not any(rest[-FPS:])
+
+
+def test_shoulders_rise_with_every_breath_at_rest_and_slowly_fall_in_speech() -> None:
+    lifts = np.array([reflex.breath for reflex in lived(300, False, False)])
+    spectrum = np.abs(np.fft.rfft(lifts - lifts.mean()))
+    assert 0.19 <= np.fft.rfftfreq(len(lifts), 1 / FPS)[spectrum.argmax()] <= 0.3
+    assert 0.5 < np.degrees(np.ptp(lifts)) < 1.3 and 0.2 < np.degrees(lifts.std()) < 0.5
+    reflexes = Reflexes(2)
+    for _ in range(2 * FPS):
+        reflexes.step(False, False)
+    spoken = np.array([reflexes.step(True, False).breath for _ in range(3 * FPS)])
+    assert np.all(np.diff(spoken[FPS // 2 :]) <= 0)
+    taken = np.array([reflexes.step(False, False).breath for _ in range(FPS)])
+    assert taken.max() > spoken[-1] + 0.5 * BREATH_LIFT, "a quick breath where speech pauses"
 
 
 def test_life_values_and_channels_say_the_same() -> None:

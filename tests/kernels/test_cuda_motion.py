@@ -27,7 +27,7 @@ from visavis.engine.motion.layout import (
     MOODS,
     life_matrix,
 )
-from visavis.engine.motion.life import HEAD_LIMIT
+from visavis.engine.motion.life import HEAD_LIMIT, Reflex
 from visavis.engine.motion.speech import FORGET, spread
 from visavis.engine.runtime.gpu import structures as s
 from visavis.engine.runtime.gpu.figure import DeviceFigure
@@ -89,7 +89,7 @@ class Arrays:
             head_limit=tuple(map(float, HEAD_LIMIT)), eye_limit=tuple(map(float, EYE_LIMIT)), window=WINDOWS,
             n_features=FEATURES, n_face=len(FACE), n_life=len(LIFE), n_labels=LABELS, n_channels=N_CHANNELS,
             n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
-            gaze_place=GAZE.start, lids_place=LIFE_INDEX["eyeBlink"], share=product.FACE_SHARE,
+            gaze_place=GAZE.start, lids_place=product.LIDS, breath_place=product.BREATH, share=product.FACE_SHARE,
             translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH, raise_=product.RAISE,
             reach=product.REACH, reach_start=product.REACH_START, reach_pace=product.REACH_PACE, most_gain=product.MOST_GAIN,
             voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,
@@ -191,8 +191,10 @@ def check_show(cuda: Launcher, seed: int, n: int, calls: int) -> None:
             a.states[slot].released[: len(FACE)] = own.released.tolist()
         for _ in range(calls):
             flags = [int(rng.choice([0, s.MOVES, s.MOVES, s.MOVES | s.GIVEN])) for _ in range(n)]
-            looks = (0.3 * rng.standard_normal((n, 2))).astype(np.float32)
-            lids = rng.random(n).astype(np.float32)
+            reflexes = [
+                Reflex(0.3 * rng.standard_normal(2).astype(np.float32), *(0.3 * rng.random(3)).tolist())
+                for _ in range(n)
+            ]
             a.held["life"][:] = rng.standard_normal((n, len(LIFE))) * 0.4
             a.held["face"][:] = rng.standard_normal((n, len(FACE)))
             a.held["heard"][:, product.CLOSED] = rng.choice([0.0, 0.1, 0.2, 0.9], n)
@@ -206,7 +208,7 @@ def check_show(cuda: Launcher, seed: int, n: int, calls: int) -> None:
                 gaze = np.clip(np.array(c.gaze, np.float32), -product.GAZE_LIMIT, product.GAZE_LIMIT)
                 a.cues[slot] = s.MotionCue(
                     flags[slot], MOODS.index(c.mood), c.expressiveness, c.head_motion, tuple(map(float, gaze)),
-                    tuple(map(float, looks[slot])), float(lids[slot]),
+                    tuple(map(float, reflexes[slot].looks)), reflexes[slot].lids, reflexes[slot].nod, reflexes[slot].breath,
                 )  # fmt: skip
             assert cuda.vvc_motion_show(ctypes.byref(a.structure()), n) == 0
             for slot, own in enumerate(slots):
@@ -222,12 +224,17 @@ def check_show(cuda: Launcher, seed: int, n: int, calls: int) -> None:
                 face = np.clip(face, 0, 1) * np.float32(own.gate.value)
                 face = lips.meet(face, lips.heard_closed(before["heard"][slot, product.CLOSED]))
                 life, arms = before["life"][slot], before["arms"][slot]
-                motion = model._compose(own, face, life, arms, looks[slot], float(lids[slot]))
+                motion = model._compose(own, face, life, arms, reflexes[slot])
                 shown = before["given"][slot] if flags[slot] & s.GIVEN else motion
                 np.testing.assert_allclose(a.held["motion"][slot], shown + before["neutral"][slot], atol=2e-5)
                 np.testing.assert_allclose(a.held["past_face"][slot], face, atol=1e-6)
                 life = life.copy()
-                life[GAZE], life[LIFE_INDEX["eyeBlink"]] = looks[slot], lids[slot]
+                reflex = reflexes[slot]
+                life[GAZE], life[product.LIDS], life[product.BREATH] = (
+                    reflex.looks,
+                    reflex.lids,
+                    reflex.breath,
+                )
                 np.testing.assert_array_equal(a.held["past_life"][slot], life)
                 state = a.states[slot]
                 np.testing.assert_allclose(state.gaze[:2], own.gaze, atol=1e-6)

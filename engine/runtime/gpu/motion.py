@@ -30,7 +30,7 @@ from visavis.engine.motion.layout import (
     MOODS,
     life_matrix,
 )
-from visavis.engine.motion.life import HEAD_LIMIT, Eyes
+from visavis.engine.motion.life import HEAD_LIMIT, Reflex, Reflexes
 from visavis.engine.motion.speech import FORGET, MAX_LOOKAHEAD, spread
 from visavis.engine.runtime.gpu import structures as st
 from visavis.engine.runtime.gpu.device import Device, DeviceError, address, call, put
@@ -60,7 +60,7 @@ class SlotMotion:
         self.gate = 0.0
         """As the device told it after the last tick: 0 = nobody speaks."""
         self._vad = VoiceActivity(hangover=1)
-        self._eyes = Eyes(self.seed)
+        self._reflexes = Reflexes(self.seed)
         self._heard: deque[bool] = deque(maxlen=self.lookahead + 1)
         self._hush = False
 
@@ -87,18 +87,18 @@ class SlotMotion:
         hush, self._hush = self._hush, False
         return st.HUSH * hush
 
-    def eyes(self) -> tuple[FloatArray, float]:
-        """The next frame of gaze and lids; before the tick's sound is heard."""
-        return self._eyes.step(self.gate > 0)
+    def reflex(self) -> Reflex:
+        """What moves by itself in the next frame; before the tick's sound is heard."""
+        return self._reflexes.step(self.gate > 0, self.controls.listening)
 
-    def cue(self, flags: int, eyes: tuple[FloatArray, float]) -> st.MotionCue:
+    def cue(self, flags: int, reflex: Reflex) -> st.MotionCue:
         """What the device is told for a tick."""
-        controls, (looks, lids) = self.controls, eyes
+        controls = self.controls
         target = np.clip(np.asarray(controls.gaze, np.float32), -product.GAZE_LIMIT, product.GAZE_LIMIT)
         flags |= st.LISTENING * controls.listening
         return st.MotionCue(
             flags, MOODS.index(controls.mood), controls.expressiveness, controls.head_motion,
-            tuple(map(float, target)), tuple(map(float, looks)), float(lids),
+            tuple(map(float, target)), tuple(map(float, reflex.looks)), reflex.lids, reflex.nod, reflex.breath,
         )  # fmt: skip
 
 
@@ -275,7 +275,7 @@ class DeviceMotion:
             window=tuple(p.engine.inputs["keys"][0][3] for p in parts),
             n_features=self._quiet.shape[1], n_face=len(FACE), n_life=len(LIFE), n_labels=LABELS, n_channels=N_CHANNELS,
             n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
-            gaze_place=GAZE.start, lids_place=LIFE_INDEX["eyeBlink"], share=product.FACE_SHARE,
+            gaze_place=GAZE.start, lids_place=product.LIDS, breath_place=product.BREATH, share=product.FACE_SHARE,
             translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH, raise_=product.RAISE,
             reach=product.REACH, reach_start=product.REACH_START, reach_pace=product.REACH_PACE, most_gain=product.MOST_GAIN,
             voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,

@@ -61,8 +61,7 @@ class MotionCue(ctypes.Structure):
         *_fields(_I, "flags", "mood"),
         *_fields(_F, "expressiveness", "head_motion"),
         *_fields(_F * 2, "gaze", "looks"),
-        *_fields(_F, "lids"),
-        *_fields(_F * 3, "unused"),
+        *_fields(_F, "lids", "nod", "breath", "unused"),
     ]
 
 
@@ -109,7 +108,7 @@ class Motion(ctypes.Structure):
             "voice",
             "closed",
         ),
-        *_fields(_I, "turn", "forget", "head", "gaze_place", "lids_place"),
+        *_fields(_I, "turn", "forget", "head", "gaze_place", "lids_place", "breath_place"),
         *_fields(
             _F,
             "share",

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from visavis.engine.motion import diffusion
 from visavis.engine.motion.channels import N_CHANNELS
+from visavis.engine.motion.life import Reflex
 from visavis.engine.runtime.gpu import face as face_stage
 from visavis.engine.runtime.gpu import motion as motion_stage
 from visavis.engine.runtime.gpu import structures as st
@@ -190,7 +191,7 @@ class Worker:
         host = self._staging.host
         hush = session.motion.take_hush()
         host["hushes"][slot] = st.CLEAR if hush else st.LEAVE
-        cue = session.motion.cue(flags | hush | st.TAKEN, session.eyes)
+        cue = session.motion.cue(flags | hush | st.TAKEN, session.reflex)
         host["cues"][slot] = np.frombuffer(bytes(cue), np.uint8)
 
     def _launch(self, name: str) -> None:
@@ -243,7 +244,7 @@ class GpuSession:
         """The next frame is the first that the video network sees."""
         self.given = np.zeros(N_CHANNELS, np.float32)
         """Motion of the next frame, where it has a source of its own."""
-        self.eyes: tuple[npt.NDArray[np.float32], float] = (np.zeros(2, np.float32), 0.0)
+        self.reflex = Reflex()
         self._encoder: Encoder | None = None
         self.push_audio, self.commit, self.clear = self.inner.push_audio, self.inner.commit, self.inner.clear
 
@@ -261,7 +262,7 @@ class GpuSession:
         if self.motion.source is not None:
             self.given = self.motion.source.step(plan.heard)
         else:
-            self.eyes = self.motion.eyes()
+            self.reflex = self.motion.reflex()
 
     def step(self) -> Frame:
         """The next frame of this session alone; the worker's other slots rest."""
