@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from visavis.benchmarks.viewers import clock_ms, paint_clock
+from visavis.engine.motion.diffusion import Controls
 from visavis.engine.timing import PLAYBACK_RATE, PLAYBACK_SAMPLES_PER_FRAME
 from visavis.server.engines import VisavisEngine
 
@@ -60,6 +61,8 @@ class ClipSession:
 
     reduced = True
     """No video network."""
+    controls = Controls()
+    """Kept and ignored."""
 
     @property
     def queued_seconds(self) -> float:

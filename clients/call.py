@@ -8,7 +8,7 @@ import fractions
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,10 +204,11 @@ async def call(
     record: Path | None = None,
     ingest: str = "microphone",
     seed: int = 0,
+    controls: Mapping[str, Any] | None = None,
     token: str = "",
     progress: Callable[[str, float, float], None] = lambda what, done, total: None,
 ) -> CallResult:
-    """One call to the server at `url`: speech in by `ingest` ("microphone" or "websocket"), avatar out.
+    """One call to the server at `url`: speech in by `ingest` ("microphone" or "websocket"), avatar out, in the manner that `controls` name.
 
     `progress` is called with a stage ("prepare" or "call"), seconds or share done, and the whole.
     """
@@ -222,7 +223,7 @@ async def call(
             avatar = str(people[0]["id"])
         async for share in client.wait_ready(avatar):
             progress("prepare", share, 1.0)
-        session = await client.session(avatar, seed=seed)
+        session = await client.session(avatar, seed=seed, controls=controls)
         try:
             return await _talk(session, pcm, rate, record=record, ingest=ingest, progress=progress)
         finally:

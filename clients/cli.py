@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from visavis.clients.manner import add_options, controls_of
 from visavis.engine.errors import VisavisError
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def _parser() -> Parser:
     sub.add_argument(
         "--seed", type=int, default=0, help="blinks, gaze and head sway follow from it (default: 0)"
     )
+    add_options(sub)
     sub.add_argument("--face", type=int, metavar="N", help="which face of the photo, counted from the left")
     sub.add_argument("--size", type=int, default=512, help="longer side for a photo in pixels (default: 512)")
     sub.add_argument(
@@ -193,7 +195,10 @@ def _parser() -> Parser:
     sub.add_argument(
         "--ingest", choices=("microphone", "websocket"), default="microphone", help="how the speech goes in"
     )
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--seed", type=int, default=0, help="blinks, gaze and head sway follow from it (default: 0)"
+    )
+    add_options(sub)
     sub.add_argument("--json", action="store_true", help="figures as JSON on the last line")
 
     sub = command(
@@ -320,11 +325,16 @@ def render(args: argparse.Namespace) -> int:
     from visavis.clients.media import check_output
     from visavis.clients.render import DEFAULT_STEPS, render_motion, render_speech
     from visavis.engine.motion.channels import MotionClip
+    from visavis.engine.motion.diffusion import Controls
 
     if (args.speech is None) == (args.motion is None):
         raise InputError("give either SPEECH or --motion M.npz (see visavis render --help)")
     check_output(args.out)
-    seed = _check_seed(args.seed)
+    seed, changes = _check_seed(args.seed), controls_of(args)
+    if changes and args.motion is not None:
+        raise InputError(
+            "a motion file is played as it is: --mood, --expressiveness and --head-motion go with SPEECH"
+        )
     clip = MotionClip.load(args.motion) if args.motion is not None else None
     if args.speech is not None and not args.speech.is_file():
         raise InputError(f"no such speech file: {args.speech}")
@@ -342,7 +352,13 @@ def render(args: argparse.Namespace) -> int:
             frames = render_motion(avatar, clip, args.out, progress=progress, generator_steps=steps)
         else:
             frames = render_speech(
-                avatar, args.speech, args.out, seed=seed, progress=progress, generator_steps=steps
+                avatar,
+                args.speech,
+                args.out,
+                seed=seed,
+                progress=progress,
+                generator_steps=steps,
+                controls=Controls(**changes),
             )
     print(f"{args.out}: {frames} frames, {frames / (time.monotonic() - began):.1f} a second")
     return 0
@@ -387,7 +403,7 @@ def call(args: argparse.Namespace) -> int:
     """visavis call"""
     from visavis.clients.call import call as make_call
 
-    seed = _check_seed(args.seed)
+    seed, controls = _check_seed(args.seed), controls_of(args)
     with _bar(1, "calling", "s", bar_format="{desc} {bar} {n:.0f}/{total:.0f} s") as bar:
 
         def progress(what: str, done: float, total: float) -> None:
@@ -404,6 +420,7 @@ def call(args: argparse.Namespace) -> int:
                 record=args.record,
                 ingest=args.ingest,
                 seed=seed,
+                controls=controls,
                 token=args.token or os.environ.get("VISAVIS_TOKEN", ""),
                 progress=progress,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +66,14 @@ class RemoteSession:
     async def clear(self) -> None:
         """Barge-in: drop what is queued."""
         await self._open().send_json({"type": "input_audio_buffer.clear"})
+
+    async def steer(self, **controls: Any) -> dict[str, Any]:
+        """Change the person's manner from the next frame on: any of `expressiveness` and `head_motion` (0 to 2), `gaze` ([yaw, pitch] in
+        radians), `mood` ("neutral", "warm", "serious") and `listening`; the others stay. Returns all that are in force; ClientError
+        where a value cannot be used (nothing is changed then)."""
+        path = f"/v1/sessions/{self.info['id']}"
+        answer: dict[str, Any] = await self.client.request("PATCH", path, json=controls, headers=self.headers)
+        return answer
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The server's events until either side closes."""
@@ -147,8 +155,9 @@ class Client:
                 return
             await asyncio.sleep(POLL_S)
 
-    async def session(self, avatar: str, *, seed: int = 0) -> RemoteSession:
-        """Start a session of a ready avatar."""
-        return RemoteSession(
-            self, await self.request("POST", "/v1/sessions", json={"avatar": avatar, "seed": seed})
-        )
+    async def session(
+        self, avatar: str, *, seed: int = 0, controls: Mapping[str, Any] | None = None
+    ) -> RemoteSession:
+        """Start a session of a ready avatar; `controls` as in `RemoteSession.steer`."""
+        wanted = {"avatar": avatar, "seed": seed, "controls": dict(controls or {})}
+        return RemoteSession(self, await self.request("POST", "/v1/sessions", json=wanted))

@@ -16,6 +16,7 @@ from visavis.kernels import rgb_to_i420
 
 if TYPE_CHECKING:
     from visavis.engine.avatar import Avatar
+    from visavis.engine.motion.diffusion import Controls
 
 DEFAULT_STEPS = 2
 """Sampler steps a frame of the video network offline, where time is no matter."""
@@ -33,6 +34,7 @@ def speech_frames(
     *,
     seed: int = 0,
     generator_steps: int = DEFAULT_STEPS,
+    controls: Controls | None = None,
     watch: Callable[[npt.NDArray[np.float32]], None] | None = None,
 ) -> Iterator[tuple[Image, Pcm]]:
     """Images (H, W, 3) with their sound (1920,) at 48 kHz, exactly as many as the speech is long; the last sound is cut to length.
@@ -42,6 +44,8 @@ def speech_frames(
     from visavis.engine.session import Session
 
     with Session(avatar, seed=seed, generator_steps=generator_steps) as session:
+        if controls is not None:
+            session.controls = controls
         pushed = made = 0
         done = False
         while True:
@@ -72,12 +76,21 @@ def render_speech(
     seed: int,
     progress: Progress,
     generator_steps: int = DEFAULT_STEPS,
+    controls: Controls | None = None,
 ) -> int:
-    """Speech to MP4 with sound; returns the number of frames. `generator_steps` 0: the moved photo alone."""
+    """Speech to MP4 with sound; returns the number of frames. `generator_steps` 0: the moved photo alone. `controls`: the manner, the
+    usual one if None."""
     check_output(out)
     with open_speech(speech_path) as speech:
         total = int(np.ceil(speech.seconds * FPS))
-        frames = speech_frames(avatar, speech.blocks, speech.rate, seed=seed, generator_steps=generator_steps)
+        frames = speech_frames(
+            avatar,
+            speech.blocks,
+            speech.rate,
+            seed=seed,
+            generator_steps=generator_steps,
+            controls=controls,
+        )
         first = next(frames, None)
         if first is None:
             raise AudioError(f"{speech_path} holds no sound: it is 0 s long")

@@ -6,10 +6,13 @@ import importlib.resources
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from visavis.engine.motion.diffusion import Controls
 
 ImageArray = npt.NDArray[np.uint8]
 PcmArray = npt.NDArray[np.int16] | npt.NDArray[np.float32]
@@ -36,6 +39,10 @@ class SessionLike(Protocol):
     def commit(self) -> None: ...
     def clear(self) -> int: ...
     def step(self) -> FrameLike: ...
+    @property
+    def controls(self) -> Controls: ...
+    @controls.setter
+    def controls(self, controls: Controls) -> None: ...
     @property
     def reduced(self) -> bool: ...
     @reduced.setter
@@ -147,6 +154,15 @@ class TimedSession:
         return self._session.step()
 
     @property
+    def controls(self) -> Controls:
+        """See `visavis.engine.session.Session.controls`."""
+        return self._session.controls
+
+    @controls.setter
+    def controls(self, controls: Controls) -> None:
+        self._session.controls = controls
+
+    @property
     def queued_seconds(self) -> float:
         """Pushed speech that was not shown yet."""
         return self._session.queued_seconds
@@ -162,10 +178,10 @@ class TimedSession:
 
 
 class _Timed:
-    """A part whose one method is timed; everything else of it shows through."""
+    """A part whose one method is timed; everything else of it shows through, to be read and to be set."""
 
     def __init__(self, part: Any, method: str, stage: str, stages: dict[str, float]) -> None:
-        self._part = part
+        vars(self)["_part"] = part
         call = getattr(part, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -175,7 +191,10 @@ class _Timed:
             finally:
                 stages[stage] = stages.get(stage, 0.0) + time.perf_counter() - began
 
-        setattr(self, method, timed)
+        vars(self)[method] = timed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._part, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._part, name, value)  # what is set is meant for the part: its controls

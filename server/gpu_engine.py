@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from visavis.server.engines import FrameLike, SessionLike, VisavisEngine
 
 if TYPE_CHECKING:
+    from visavis.engine.motion.diffusion import Controls
     from visavis.engine.runtime.gpu.device import Device
     from visavis.engine.runtime.gpu.worker import GpuSession, Worker
 
@@ -97,6 +98,15 @@ class DeviceSession:
         self.push_audio, self.commit, self.clear = inner.push_audio, inner.commit, inner.clear
         self.step, self.close = inner.step, inner.close
         self._painted = painted
+
+    @property
+    def controls(self) -> Controls:
+        """See `visavis.engine.session.Session.controls`."""
+        return self.inner.controls
+
+    @controls.setter
+    def controls(self, controls: Controls) -> None:
+        self.inner.controls = controls
 
     @property
     def queued_seconds(self) -> float:

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from visavis.engine.errors import VisavisError
 from visavis.engine.timing import FPS
 from visavis.kernels import rgb_to_i420
+from visavis.server.controls import change
 from visavis.server.engines import BatchEngine, Engine, FrameLike, ImageArray, SessionLike
 from visavis.server.governor import Governor
 from visavis.server.link import Header, Link, LinkClosed
@@ -145,6 +146,12 @@ class WorkerHost:
             self._post(
                 slot, lambda: self._answer(header, lambda: {"dropped": slot.session.clear()}), first=True
             )
+        elif op == "control":
+            # in its turn, not before others like a `clear`: the later of two changes is the one that stays
+            self._post(
+                slot,
+                lambda: self._answer(header, lambda: {"controls": change(slot.session, header["controls"])}),
+            )
         elif op == "close":
             slot.closed = True
             self._slots.pop(slot.id, None)
@@ -182,6 +189,7 @@ class WorkerHost:
             max_queue_s=header["max_queue_s"],
             generator=header["generator"],
         )
+        controls = change(session, header["controls"])
         alone = not any(slot.watched for slot in self._slots.values())
         used, began = time.process_time(), time.perf_counter()
         for _ in range(WARM_FRAMES):
@@ -194,6 +202,7 @@ class WorkerHost:
         slot = self._slots[header["session"]] = Slot(header["session"], session, governor)
         return {
             "session": slot.id,
+            "controls": controls,
             "cpu_s": (time.process_time() - used) / frames if alone else None,
             "step_s": (time.perf_counter() - began) / frames,
         }

@@ -11,7 +11,7 @@ import binascii
 import json
 import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from aiohttp import WSMsgType, web
 from visavis.engine.errors import VisavisError
 from visavis.engine.timing import SAMPLE_RATE
+from visavis.server.controls import Changes, ControlsError, parse_controls
 from visavis.server.errors import ApiError
 from visavis.server.sessions import Event, LiveSession, audio_refused
 
@@ -48,10 +49,12 @@ class Append:
 
 @dataclass(frozen=True)
 class Configure:
-    """The stream's sample rate in Hz, and whether it is a microphone's (backlog is cut, not queued)."""
+    """The stream's sample rate in Hz, whether it is a microphone's (backlog is cut, not queued), and changes to the person's controls.
+    What is None stays as it is."""
 
-    rate: int
-    live: bool
+    rate: int | None = None
+    live: bool | None = None
+    controls: Changes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,28 @@ def parse_binary(data: bytes) -> Append:
     return Append(np.frombuffer(data, "<i2").astype(np.int16, copy=False))
 
 
+_STAYS: Any = object()
+"""Of a setting that a message does not name (`null` is a value, and a wrong one)."""
+
+
 def _configure(message: dict[str, Any]) -> Configure:
     settings = message.get("session", message)
     if not isinstance(settings, dict):
         raise MessageError("'session' must be an object such as {\"rate\": 24000}")
-    rate, live = settings.get("rate", SAMPLE_RATE), settings.get("live", False)
-    if isinstance(rate, bool) or not isinstance(rate, int) or not MIN_RATE <= rate <= MAX_RATE:
+    rate, live = settings.get("rate", _STAYS), settings.get("live", _STAYS)
+    if rate is not _STAYS and (
+        isinstance(rate, bool) or not isinstance(rate, int) or not MIN_RATE <= rate <= MAX_RATE
+    ):
         raise MessageError(
             f"'rate' must be a whole number from {MIN_RATE} to {MAX_RATE} Hz, not {str(rate)[:40]}", "rate"
         )
-    if not isinstance(live, bool):
+    if live is not _STAYS and not isinstance(live, bool):
         raise MessageError("'live' must be true or false")
-    return Configure(rate, live)
+    try:
+        controls = parse_controls(settings.get("controls", {}))
+    except ControlsError as error:
+        raise MessageError(str(error), error.code) from None
+    return Configure(None if rate is _STAYS else rate, None if live is _STAYS else live, controls)
 
 
 def parse_text(text: str) -> Command:
@@ -174,6 +187,9 @@ class AudioSocket:
                 }
             )
 
+    def _settings(self) -> dict[str, Any]:
+        return {"rate": self._rate, "live": self._live, "controls": self._session.controls}
+
     async def _run(self, command: Command) -> None:
         session = self._session
         match command:
@@ -181,9 +197,12 @@ class AudioSocket:
                 if len(pcm):
                     await session.push_audio(pcm, self._rate, live=self._live)
                     self._tell_queue()
-            case Configure(rate, live):
-                self._rate, self._live = rate, live
-                self._event({"type": "session.updated", "session": {"rate": rate, "live": live}})
+            case Configure(rate, live, controls):
+                if controls:
+                    await session.control(controls)
+                self._rate = self._rate if rate is None else rate
+                self._live = self._live if live is None else live
+                self._event({"type": "session.updated", "session": self._settings()})
             case Commit():
                 await session.commit()
                 self._event({"type": "input_audio_buffer.committed"})
@@ -199,7 +218,7 @@ class AudioSocket:
         session.listeners.add(self._event)
         session.attach(self.key, self)
         writer = asyncio.create_task(self._write(), name=f"events-{session.id}")
-        self._event({"type": "session.created", "session": {"id": session.id, "rate": self._rate}})
+        self._event({"type": "session.created", "session": {"id": session.id, **self._settings()}})
         try:
             loop = asyncio.get_running_loop()
             level, at = self._pace, loop.time()

@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from visavis.engine.motion.layout import MOODS
+from visavis.server.controls import LARGEST, NAMES, PITCH_LIMIT, YAW_LIMIT
+
 Json = dict[str, Any]
 
 _SESSION = {"name": "session", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -80,6 +83,33 @@ _PHOTO = _object(
     },
     ("photo", "consent"),
 )
+_GAZE: Json = {
+    "type": "array",
+    "description": "What the eyes rest on: [yaw, pitch] in radians from the viewer, to the person's left and upwards.",
+    "prefixItems": [
+        {"type": "number", "minimum": -limit, "maximum": limit} for limit in (YAW_LIMIT, PITCH_LIMIT)
+    ],
+    "minItems": 2,
+    "maxItems": 2,
+}
+_CONTROLS: Json = {
+    "expressiveness": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": LARGEST,
+        "description": "Brows, smile and how far the mouth moves; 1 is usual.",
+    },
+    "head_motion": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": LARGEST,
+        "description": "How far head and shoulders move; 1 is usual.",
+    },
+    "gaze": _GAZE,
+    "mood": {"enum": list(MOODS)},
+    "listening": {"type": "boolean", "description": "While silent: somebody speaks to this person."},
+}
+_CHANGES = _object(_CONTROLS) | {"additionalProperties": False, "description": "What is not named stays."}
 _NEW_SESSION = _object(
     {
         "avatar": {"type": "string"},
@@ -87,6 +117,7 @@ _NEW_SESSION = _object(
         "lookahead": {"type": "integer", "minimum": 0, "maximum": 2},
         "barge_in": {"type": "boolean"},
         "generator": {"type": "boolean"},
+        "controls": {"$ref": "#/components/schemas/ControlsChange"},
     },
     ("avatar",),
 )
@@ -104,6 +135,7 @@ _STATE = _object(
         "media_s": {"type": "number"},
         "lookahead": {"type": "integer"},
         "reduced": {"type": "boolean"},
+        "controls": {"$ref": "#/components/schemas/Controls"},
         "timings_ms": {"type": "object", "additionalProperties": {"type": "number"}},
     }
 )
@@ -148,7 +180,7 @@ def document() -> Json:
             "title": "visavis",
             "version": version("visavis"),
             "description": "Live avatars. Errors are always {error: {code, message}}. Speech goes in over the WebSocket "
-            "`/v1/sessions/{session}/audio`: binary PCM16 mono, or the messages of the OpenAI Realtime API.",
+            "`/v1/sessions/{session}/audio`: binary PCM16 mono, or the messages of the OpenAI Realtime API. Its `session.update` takes `controls` too.",
         },
         "paths": {
             "/healthz": {
@@ -204,6 +236,12 @@ def document() -> Json:
                 "get": _operation(
                     "How a session is doing.", _answers({"200": _STATE}, 401, 404, 410), security=_OWN
                 ),
+                "patch": _operation(
+                    "Change the person's manner from the next frame on; answers all controls in force.",
+                    _answers({"200": {"$ref": "#/components/schemas/Controls"}}, 400, 401, 404, 410, 413),
+                    security=_OWN,
+                    body=_body("application/json", {"$ref": "#/components/schemas/ControlsChange"}),
+                ),
                 "delete": _operation("End a session.", _answers({"204": None}, 401, 404, 410), security=_OWN),
             },
             "/v1/sessions/{session}/clear": {
@@ -240,6 +278,8 @@ def document() -> Json:
         "components": {
             "schemas": {
                 "Person": _PERSON,
+                "Controls": _object(_CONTROLS, NAMES),
+                "ControlsChange": _CHANGES,
                 "ErrorDetail": _object(
                     {"code": {"type": "string"}, "message": {"type": "string"}}, ("code", "message")
                 ),

@@ -9,6 +9,7 @@ import time
 
 from visavis.server.avatars import AvatarStore, Entry
 from visavis.server.config import ServerConfig
+from visavis.server.controls import Changes
 from visavis.server.errors import ApiError
 from visavis.server.metrics import Metrics
 from visavis.server.sessions import LiveSession
@@ -83,6 +84,7 @@ class SessionRegistry:
         lookahead: int | None = None,
         barge_in: bool = False,
         generator: bool = True,
+        controls: Changes | None = None,
     ) -> LiveSession:
         """A new session of an enrolled person. ApiError 503 where there is no room, 404 and 409 for the avatar."""
         if self.draining:
@@ -102,6 +104,7 @@ class SessionRegistry:
                 lookahead=ahead,
                 max_queue_s=self._config.max_queue_s,
                 generator=generator and self._config.generator,
+                controls=controls,
             )
         except WorkerLost as error:
             await session.close()

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 from visavis.server.avatars import AvatarStore
 from visavis.server.config import ServerConfig
+from visavis.server.controls import Changes, ControlsError, parse_controls
 from visavis.server.engines import Engine
 from visavis.server.errors import ApiError
 from visavis.server.ingest import HEARTBEAT_S, AudioSocket
@@ -84,6 +85,13 @@ def whole_number(value: Any, name: str, low: int, high: int) -> int:
     return value
 
 
+def _controls(value: Any) -> Changes:
+    try:
+        return parse_controls(value)
+    except ControlsError as error:
+        raise ApiError(400, error.code, str(error)) from None
+
+
 def _session(request: web.Request) -> LiveSession:
     """The session named in the address, for whoever holds its token."""
     request.app[GUARD].require_session(request, request.match_info["session"])
@@ -109,6 +117,7 @@ for _path, _name, _type in (
     ("/", "index.html", "text/html"),
     ("/app.js", "app.js", "text/javascript"),
     ("/call.js", "call.js", "text/javascript"),
+    ("/manner.js", "manner.js", "text/javascript"),
     ("/meter.js", "meter.js", "text/javascript"),
     ("/style.css", "style.css", "text/css"),
     ("/icon.svg", "icon.svg", "image/svg+xml"),
@@ -175,7 +184,7 @@ async def client_config(request: web.Request) -> web.Response:
 
 @routes.post("/v1/sessions")
 async def create_session(request: web.Request) -> web.Response:
-    """JSON {avatar, seed?, lookahead?, barge_in?, generator?} -> {id, token, ...}."""
+    """JSON {avatar, seed?, lookahead?, barge_in?, generator?, controls?} -> {id, token, ...}."""
     config, guard = request.app[CONFIG], request.app[GUARD]
     subject = guard.require(request, "sessions")
     request.app[LIMITS]["sessions"].take(subject or request.remote or "")
@@ -191,12 +200,14 @@ async def create_session(request: web.Request) -> web.Response:
     generator = message.get("generator", True)
     if not isinstance(barge_in, bool) or not isinstance(generator, bool):
         raise ApiError(400, "bad_value", "'barge_in' and 'generator' must be true or false.")
+    controls = _controls(message.get("controls", {}))
     session = await request.app[SESSIONS].create(
         request.app[AVATARS].get(avatar, subject),
         seed=seed,
         lookahead=lookahead,
         barge_in=barge_in,
         generator=generator,
+        controls=controls,
     )
     path = f"/v1/sessions/{session.id}"
     body = {
@@ -226,9 +237,18 @@ async def show_session(request: web.Request) -> web.Response:
             "media_s": round(session.publisher.frames / 25, 2),
             "lookahead": session.lookahead,
             "reduced": session.reduced,
+            "controls": session.controls,
             "timings_ms": {name: round(value, 2) for name, value in session.timings.items()},
         }
     )
+
+
+@routes.patch("/v1/sessions/{session}")
+async def steer_session(request: web.Request) -> web.Response:
+    """JSON with any of the controls -> all controls, in force from the next frame on."""
+    session = _session(request)
+    changes = _controls(await _json(request, request.app[CONFIG].max_json_bytes))
+    return web.json_response(await session.control(changes))
 
 
 @routes.delete("/v1/sessions/{session}")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from visavis.engine.errors import AudioError, QueueFullError, VisavisError
 from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME
 from visavis.server.avatars import Entry
+from visavis.server.controls import Changes
 from visavis.server.encoders import encode_seconds
 from visavis.server.errors import ApiError
 from visavis.server.host import FRAME_S
@@ -97,6 +98,8 @@ class LiveSession:
         self.lookahead = 0
         self.reduced = False
         """The last frame was the moved photo alone."""
+        self.controls: Changes = {}
+        """All controls in force, as the worker told them last."""
         self._hearing = Hearing()
         self._clearing: set[asyncio.Task[int]] = set()
         self._metrics = metrics
@@ -104,20 +107,29 @@ class LiveSession:
         self._opened = False
 
     async def open(
-        self, entry: Entry, *, seed: int, lookahead: int, max_queue_s: float, generator: bool = True
+        self,
+        entry: Entry,
+        *,
+        seed: int,
+        lookahead: int,
+        max_queue_s: float,
+        generator: bool = True,
+        controls: Changes | None = None,
     ) -> None:
-        """Make the engine's part in the worker, which makes its first frames before this returns."""
+        """Make the engine's part in the worker, which makes its first frames before this returns. `controls`: parsed changes to the
+        usual ones."""
         worker, self.lookahead = self.worker, lookahead
         worker.sessions[self.id] = self._on_message
         request = {
             "op": "open", "session": self.id, "avatar": entry.key, "seed": seed,
-            "lookahead": lookahead, "max_queue_s": max_queue_s, "generator": generator,
+            "lookahead": lookahead, "max_queue_s": max_queue_s, "generator": generator, "controls": controls or {},
         }  # fmt: skip
         answer, _ = await worker.ask(request, entry.blob if entry.key not in worker.known else b"")
         if answer.get("unknown"):
             answer, _ = await worker.ask(request, entry.blob)
         worker.known.add(entry.key)
         worker.load.opened(answer.get("cpu_s"))
+        self.controls = answer["controls"]
         self._opened = True
         if self.connections:
             worker.tell({"op": "watch", "session": self.id, "on": True})
@@ -188,6 +200,13 @@ class LiveSession:
         self._playback.cleared = self._playback.frames > 0
         self.publisher.hush()
         return int((await self._ask({"op": "clear"}))["dropped"])
+
+    # Manner
+
+    async def control(self, changes: Changes) -> Changes:
+        """Change some controls (as `parse_controls` gives them) from the next frame on. Returns all that are in force then."""
+        self.controls = (await self._ask({"op": "control", "controls": changes}))["controls"]
+        return self.controls
 
     # Connections
 

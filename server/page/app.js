@@ -1,12 +1,14 @@
 // The page: choose a person, start a call, let it speak.
 
 import { Call, Problem, access, api, callObstacle, decodeSpeech, microphoneObstacle, SPEECH_RATE } from "/call.js";
+import { Manner } from "/manner.js";
 import { Meter } from "/meter.js";
 
 const $ = (id) => document.getElementById(id);
 const frame = $("frame"), video = $("video"), voice = $("voice"), still = $("still"), callButton = $("call");
 const people = new Map(); // id -> {person, element}
 const meter = new Meter();
+const manner = new Manner($("manner"));
 const CONSENT = "Stated on the web page by who added the photo: it shows themselves, or the person agreed to be shown speaking.";
 
 let config = { max_photo_bytes: 24 << 20 };
@@ -221,7 +223,7 @@ async function startCall() {
   mine.addEventListener("playback", ({ detail }) => onPlayback(detail));
   mine.addEventListener("microphone", ({ detail }) => onMicrophone(detail.on));
   try {
-    await mine.start(chosen);
+    await mine.start(chosen, manner.controls);
   } catch (error) {
     endCall();
     throw error;
@@ -309,6 +311,8 @@ async function drawBreakdown(which) {
     return item;
   }));
 }
+
+manner.addEventListener("change", ({ detail }) => { if (call) guarded(() => call.steer(detail.controls)); });
 
 // Speaking
 

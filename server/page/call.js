@@ -10,6 +10,7 @@ const GATHER_MS = 1500;
 const BLOCK_S = 0.5;
 const AHEAD_S = 12;
 const RETRIES = 5;
+const STEER_MS = 50;
 
 export class Problem extends Error {}
 
@@ -80,6 +81,8 @@ export class Call extends EventTarget {
   #last = null;
   #speaking = null;
   #tries = 0;
+  #changes = {};
+  #steering = false;
 
   get stream() { return this.#stream; }
   get microphone() { return this.#microphone; }
@@ -98,13 +101,13 @@ export class Call extends EventTarget {
   }
   #headers(extra = {}) { return { Authorization: `Bearer ${this.#session.token}`, ...extra }; }
 
-  /** Make a session of an avatar and connect to it. */
-  async start(avatar, iceServers = []) {
+  /** Make a session of an avatar, of this manner from its first frame on, and connect to it. */
+  async start(avatar, controls = {}, iceServers = []) {
     this.#become("connecting");
     try {
-      this.#session = await api("/v1/sessions", { method: "POST", body: JSON.stringify({ avatar }), headers: { "Content-Type": "application/json" } });
+      this.#session = await api("/v1/sessions", { method: "POST", body: JSON.stringify({ avatar, controls }), headers: { "Content-Type": "application/json" } });
       this.#openSocket();
-      await this.#connect(iceServers);
+      await Promise.all([this.#connect(iceServers), this.steer({})]);
     } catch (error) {
       this.hangUp();
       throw error;
@@ -236,6 +239,24 @@ export class Call extends EventTarget {
       progress(Math.min(1, (at + block) / samples.length));
     }
     if (!job.stopped) this.#socket.send(JSON.stringify({ type: "input_audio_buffer.commit" }));
+  }
+
+  /** Change some of the person's controls. A slider that is drawn says more than needs to be sent: what comes while a change is on its way
+   * goes out after it, together. */
+  async steer(changes) {
+    Object.assign(this.#changes, changes);
+    if (this.#steering || !this.#session) return;
+    this.#steering = true;
+    try {
+      while (Object.keys(this.#changes).length && this.state !== "ended") {
+        const body = JSON.stringify(this.#changes);
+        this.#changes = {};
+        await api(`/v1/sessions/${this.#session.id}`, { method: "PATCH", body, headers: this.#headers({ "Content-Type": "application/json" }) });
+        await new Promise((done) => setTimeout(done, STEER_MS));
+      }
+    } finally {
+      this.#steering = false;
+    }
   }
 
   /** Barge-in: the mouth stops at once. */

@@ -11,12 +11,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 from visavis.engine.errors import AudioError, PhotoError, QueueFullError
+from visavis.engine.motion.diffusion import Controls
 from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME, SAMPLE_RATE, SAMPLES_PER_FRAME
 from visavis.server.engines import VisavisEngine
 
 SIZE = 256
 MOUTH = (SIZE // 2, 180)
 REST_HEIGHT, OPEN_HEIGHT = 2, 30
+MARK = 16
+"""Side of the corner of each picture that tells the session's mood by its grey."""
+GREYS = {"neutral": 128, "warm": 250, "serious": 10}
 SLOW_SEED, CRASH_SEED = 7, 13
 """Sessions of these seeds take half a second a frame, or take their process with them after some frames."""
 
@@ -58,6 +62,7 @@ class DoubleSession:
     reduced: bool = True
     """No video network; where there is one, a frame of it takes `network_s` longer."""
     network_s: float = 0.0
+    controls: Controls = field(default_factory=Controls)
 
     def push_audio(self, pcm, rate, *, live=False):
         pcm = np.asarray(pcm)
@@ -104,9 +109,9 @@ class DoubleSession:
         padded = np.zeros(SAMPLES_PER_FRAME, np.int16)
         padded[: len(block)] = block
         loudness = float(np.sqrt(np.mean(padded.astype(np.float32) ** 2)) / 6000)
-        frame = DoubleFrame(
-            self.index, draw(min(1.0, loudness)), np.repeat(padded, 3), speech_index, speech_index is not None
-        )
+        image = draw(min(1.0, loudness))
+        image[:MARK, :MARK] = GREYS[self.controls.mood]
+        frame = DoubleFrame(self.index, image, np.repeat(padded, 3), speech_index, speech_index is not None)
         assert frame.audio.shape == (PLAYBACK_SAMPLES_PER_FRAME,)
         self.index += 1
         return frame
@@ -125,6 +130,12 @@ def draw(opening: float) -> np.ndarray:
     height = round(REST_HEIGHT + opening * (OPEN_HEIGHT - REST_HEIGHT))
     cv2.ellipse(image, MOUTH, (34, height), 0, 0, 360, (20, 5, 5), -1)
     return image
+
+
+def mood_of(i420: np.ndarray) -> str:
+    """The mood that a drawn picture tells, from its planes (H * 3 / 2, W)."""
+    grey = float(i420[2 : MARK - 2, 2 : MARK - 2].mean())
+    return min(GREYS, key=lambda mood: abs(GREYS[mood] - grey))
 
 
 def opening(image: np.ndarray) -> float:

@@ -41,7 +41,16 @@ def refused(answer, status, code=None):
 def test_the_page_and_its_files_are_served_with_a_strict_policy():
     async def go():
         async with serving() as api:
-            for path in ("/", "/app.js", "/call.js", "/meter.js", "/style.css", "/icon.svg", "/sample.wav"):
+            for path in (
+                "/",
+                "/app.js",
+                "/call.js",
+                "/manner.js",
+                "/meter.js",
+                "/style.css",
+                "/icon.svg",
+                "/sample.wav",
+            ):
                 async with api.http.get(api.url + path) as response:
                     body = await response.read()
                     assert response.status == 200 and body, path
@@ -204,7 +213,7 @@ def test_sessions_open_with_their_own_token_only():
             (one, key), (two, _) = await api.session(), await api.session()
             path = f"/v1/sessions/{two['id']}"
             for method, where in (
-                ("GET", path), ("DELETE", path), ("POST", path + "/offer"), ("POST", path + "/clear"),
+                ("GET", path), ("DELETE", path), ("PATCH", path), ("POST", path + "/offer"), ("POST", path + "/clear"),
                 ("POST", path + "/whep"), ("POST", path + "/whip"), ("GET", path + "/audio"),
                 ("PATCH", path + "/whep/x"), ("DELETE", path + "/whip/x"),
             ):  # fmt: skip

@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from serving import events_of, run, serving, settled, until
 from test_server_api import PNG, form
 from visavis.clients import cli
 from visavis.engine import enroll as enrolment
+from visavis.engine.motion.diffusion import Controls
 from visavis.engine.runtime.gpu.device import WorkerFullError
 from visavis.engine.runtime.gpu.emulated import EmulatedDevice
 from visavis.engine.session import Session
 from visavis.kernels import rgb_to_i420
+from visavis.server.controls import change
 from visavis.server.gpu_engine import GpuEngine
 
 
@@ -79,6 +81,9 @@ def test_sessions_advance_together_in_one_thread():
             assert max(engine.ticks) == 2 and len(engine.threads) == 1
             await one[1].send_bytes(np.full(16000, 3000, "<i2").tobytes())
             await until(lambda: any(e["type"] == "playback.started" for e in one[2]))
+            await one[1].send_json({"type": "session.update", "session": {"controls": {"mood": "warm"}}})
+            await until(lambda: any(e["type"] == "session.updated" for e in one[2]))
+            assert [s.controls.mood for s in engine.sessions] == ["warm", "neutral"]
             await one[1].send_json({"type": "clear"})
             await until(lambda: engine.sessions[0].queued_seconds == 0)
             assert not any(e["type"] == "playback.started" for e in two[2])
@@ -152,6 +157,9 @@ def test_the_gpus_engine_makes_the_frames_of_the_cpus(cuda: ctypes.CDLL, demo_ph
     sound = (3000 * np.sin(np.arange(8000) / 16000 * 2 * np.pi * 150)).astype(np.int16)
     for session in (ours[0], theirs):
         session.push_audio(sound, 16000)
+    manner = {"mood": "warm", "expressiveness": 1.5, "gaze": [0.2, -0.1]}
+    assert change(ours[0], manner) == change(theirs, manner) == asdict(Controls()) | manner
+    assert change(ours[1], {})["mood"] == "neutral"
     assert ours[0].queued_seconds == pytest.approx(0.5) and ours[0].reduced
     for _ in range(4):
         first, second = engine.tick(ours)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from dataclasses import asdict
 
 import aiohttp
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import run, serving
+from visavis.engine.motion.diffusion import Controls
 from visavis.server.ingest import Append, Clear, Commit, Configure, MessageError, parse_binary, parse_text
 
 
@@ -44,7 +46,7 @@ VALUES = (
 
 @given(
     st.sampled_from(["session.update", "input_audio_buffer.append", "input_audio_buffer.commit", "x", None]),
-    st.dictionaries(st.sampled_from(["rate", "live", "audio", "session"]), VALUES, max_size=4),
+    st.dictionaries(st.sampled_from(["rate", "live", "audio", "session", "controls"]), VALUES, max_size=4),
 )
 def test_messages_with_wrong_values_are_refused(kind, fields):
     message = {"type": kind, **fields} if kind else fields
@@ -53,7 +55,9 @@ def test_messages_with_wrong_values_are_refused(kind, fields):
     except MessageError:
         return
     if isinstance(command, Configure):
-        assert 8000 <= command.rate <= 48000 and isinstance(command.live, bool)
+        assert command.rate is None or 8000 <= command.rate <= 48000
+        assert command.live is None or isinstance(command.live, bool)
+        Controls(**command.controls)
 
 
 @given(st.lists(st.integers(-32768, 32767), max_size=50))
@@ -66,7 +70,7 @@ def test_base64_carries_the_samples(samples):
 
 
 def test_the_first_message_names_the_rate():
-    assert parse_text('{"rate": 24000}') == Configure(24000, False)
+    assert parse_text('{"rate": 24000}') == Configure(24000)
     assert parse_text('{"type": "session.update", "session": {"rate": 48000, "live": true}}') == Configure(
         48000, True
     )
@@ -105,7 +109,9 @@ def test_a_burst_is_played_at_the_clock_and_events_tell():
         async with serving() as api:
             _, _, socket = await connect(api)
             await socket.send_json({"type": "session.update", "session": {"rate": 24000}})
-            assert (await until(socket, "session.updated"))[0]["session"] == {"rate": 24000, "live": False}
+            assert (await until(socket, "session.updated"))[0]["session"] == {
+                "rate": 24000, "live": False, "controls": asdict(Controls()) | {"gaze": [0, 0]},
+            }  # fmt: skip
             loop = asyncio.get_running_loop()
             await socket.send_bytes(np.full(24000, 3000, "<i2").tobytes())  # one second at once
             await until(socket, "playback.started")

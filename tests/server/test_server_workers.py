@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from double import CRASH_SEED, SLOW_SEED, DoubleEngine
+from double import CRASH_SEED, SLOW_SEED, DoubleEngine, mood_of
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import events_of, run, serving, settled, until
@@ -96,6 +96,35 @@ def test_a_session_that_takes_its_process_along_is_told_too(processes):
             await until(lambda: all(not worker.lost for worker in pool.workers))
             status, body = await api.call("POST", "/v1/sessions", json={"avatar": "demo"})
             assert status == 201, body
+
+    run(go())
+
+
+def test_a_manner_reaches_the_process_that_makes_the_frames(processes):
+    async def go():
+        async with serving(**processes) as api:
+            await api.ready()
+            wanted = {"avatar": "demo", "controls": {"mood": "warm", "head_motion": 0.5}}
+            status, info = await api.call("POST", "/v1/sessions", json=wanted)
+            assert status == 201, info
+            key, path = {"Authorization": f"Bearer {info['token']}"}, f"/v1/sessions/{info['id']}"
+            live = api.sessions.get(info["id"])
+            subscription = live.publisher.subscribe()
+            socket = await api.http.ws_connect(api.url + info["audio"], headers=key)
+
+            async def shown():
+                return mood_of((await asyncio.wait_for(subscription.next_frame(), 20)).i420)
+
+            assert await shown() == "warm", "the first frame is of the manner that was asked for"
+            status, told = await api.call("PATCH", path, json={"mood": "serious"}, headers=key)
+            assert status == 200 and (told["mood"], told["head_motion"]) == ("serious", 0.5)
+            async with asyncio.timeout(20):
+                while await shown() != "serious":  # what was made before it
+                    pass
+            assert [await shown() for _ in range(5)] == ["serious"] * 5
+            assert (await api.call("GET", path, headers=key))[1]["controls"] == told
+            await socket.close()
+        assert await settled() == ([], [])
 
     run(go())
 
