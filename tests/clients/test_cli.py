@@ -82,6 +82,12 @@ def test_arguments_that_make_no_sense(bad, tmp_path):
         ["render", text, wav, "-o", tmp_path / "no" / "o.mp4"],
         ["render", text, wav, "-o", out, "--seed", "-1"],
         ["render", text, wav, "-o", out, "--seed", "x"],
+        ["render", text, wav, "-o", out, "--mood", "angry"],
+        ["render", text, wav, "-o", out, "--expressiveness", "2.1"],
+        ["render", text, wav, "-o", out, "--expressiveness", "nan"],
+        ["render", text, wav, "-o", out, "--head-motion", "-0.5"],
+        ["render", text, wav, "-o", out, "--head-motion", "far"],
+        ["render", text, "--motion", text, "-o", out, "--mood", "warm"],
         ["enroll", tmp_path / "none.jpg", "-o", tmp_path / "a.avatar"],
         ["enroll", text, "-o", tmp_path / "a.avatar"],
         ["enroll", text, "-o", tmp_path / "a.txt"],
@@ -94,12 +100,24 @@ def test_arguments_that_make_no_sense(bad, tmp_path):
         ["call", "http://127.0.0.1:9", "--speech", text],
         ["call", "http://127.0.0.1:9", "--speech", wav],
         ["call", "nowhere", "--speech", wav],
+        ["call", "http://127.0.0.1:9", "--speech", wav, "--mood", "angry"],
+        ["call", "http://127.0.0.1:9", "--speech", wav, "--expressiveness", "-1"],
+        ["call", "http://127.0.0.1:9", "--speech", wav, "--head-motion", "inf"],
+        ["call", "http://127.0.0.1:9", "--speech", wav, "--seed", "-1"],
         ["call", "http://127.0.0.1:9", "--speech", wav, "--record", tmp_path / "o.txt"],
         ["serve", "--port", "99999"], ["serve", "--avatar", tmp_path / "none.avatar"], ["serve", "--avatar", __file__], ["serve", "--sessions", "0"],
         ["serve", "--size", "500"], ["serve", "--ice-server", "http://x"], ["serve", "--lookahead", "3"],
         ["bench", "nonsense"], ["train", "dog"],
     ):  # fmt: skip
         bad(*arguments)
+
+
+def test_a_manner_that_cannot_be_is_named_by_its_option(bad, tmp_path):
+    wav = write_wav(tmp_path / "s.wav")
+    call = ["call", "http://127.0.0.1:9", "--speech", wav]
+    assert "--mood angry must be one of neutral, warm, serious" in bad(*call, "--mood", "angry")
+    assert "--head-motion 3.0 must be a number from 0 to 2" in bad(*call, "--head-motion", "3")
+    assert "cannot reach" in bad(*call, "--head-motion", "2", "--mood", "warm", "--expressiveness", "0")
 
 
 def test_an_avatar_file_that_is_none(bad, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import visavis.engine
 from test_cli import write_wav
 from visavis.clients import cli
+from visavis.clients import render as rendering
 from visavis.engine.avatar import Avatar
 from visavis.engine.motion.channels import INDEX, N_CHANNELS, MotionClip
 
@@ -70,6 +71,29 @@ def test_speech_becomes_a_movie_of_its_length(avatar, tmp_path):
     spectrum = np.abs(np.fft.rfft(played * np.hanning(len(played))))
     assert abs(np.argmax(spectrum) * 48000 / len(played) - 330) < 2
     assert images.std(axis=0).max() > 5, "nothing moves"
+
+
+def test_the_manner_shows_in_the_movie(avatar, tmp_path, monkeypatch):
+    speech = write_wav(tmp_path / "s.wav")
+    smiles, frames_of = {}, rendering.speech_frames
+
+    def watched(*args, **options):
+        def watch(motion):
+            smiles.setdefault(name, []).append(motion[INDEX["mouthSmileLeft"]])
+
+        return frames_of(*args, watch=watch, **options)
+
+    monkeypatch.setattr(rendering, "speech_frames", watched)
+    for name, options in (
+        ("plain", []),
+        ("warm", ["--mood", "warm"]),
+        ("dull", ["--mood", "warm", "--expressiveness", "0", "--head-motion", "0.5"]),
+    ):
+        out = tmp_path / f"{name}.mp4"
+        command = ["render", str(avatar), str(speech), "-o", str(out), "--no-generator", *options]
+        assert cli.main(command) == 0
+    last = {name: float(np.mean(smile[-5:])) for name, smile in smiles.items()}
+    assert last["warm"] > last["plain"] + 0.05 and last["warm"] > last["dull"] + 0.05, last
 
 
 def test_a_motion_file_is_played_at_its_own_rate(avatar, tmp_path):

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from double import SIZE, DoubleEngine
-from serving import run, serving, settled
+from serving import run, serving, settled, until
 from test_server_call import bursts
 from visavis.benchmarks.browser import chromium
 from visavis.benchmarks.browser_call import lag_ms, record, start_call
@@ -22,6 +22,7 @@ from visavis.benchmarks.latency import (
     server_process,
     stimulus,
 )
+from visavis.engine.motion.diffusion import Controls
 
 pytestmark = pytest.mark.browser
 
@@ -139,6 +140,46 @@ def test_the_page_says_what_stands_in_the_way(tmp_path):
                 "[...document.querySelectorAll('button')].filter((e) => !(e.textContent.trim() || e.getAttribute('aria-label'))).length"
             )
             assert names == 0
+
+    run(go())
+
+
+async def press(page, key, code):
+    """One key of the keyboard, on what has the focus."""
+    for what in ("rawKeyDown", "keyUp"):
+        await page.send("Input.dispatchKeyEvent", type=what, key=key, code=key, windowsVirtualKeyCode=code)
+
+
+def test_the_manner_is_set_on_the_page_by_keyboard_before_and_in_a_call():
+    async def go():
+        async with serving() as api, chromium() as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled")
+            names = await page.evaluate(
+                "[...document.querySelectorAll('#manner input')].map((e) => e.labels[0]?.textContent.trim().split(/\\s/)[0] ?? '')"
+            )
+            assert names == ["Expressiveness", "Head", "Neutral", "Warm", "Serious", "Listening"]
+            await page.evaluate("document.querySelector('#manner [value=neutral]').focus()")
+            await press(page, "ArrowRight", 39)
+            await page.evaluate("document.getElementById('call').click()")
+            await page.wait_for("visavis.call && visavis.call.state === 'live'")
+            (session,) = api.engine.sessions
+            assert session.controls == Controls(mood="warm"), "as the panel stood when the call began"
+            await page.evaluate("document.getElementById('expressiveness').focus()")
+            for _ in range(4):
+                await press(page, "ArrowRight", 39)
+            await page.evaluate("document.getElementById('head-motion').focus()")
+            await press(page, "Home", 36)
+            await page.evaluate("document.getElementById('listening').click()")
+            await until(lambda: session.controls == Controls(1.4, 0.0, mood="warm", listening=True))
+            shown = await page.evaluate(
+                "['expressiveness', 'head-motion'].map((id) => document.getElementById(id).getAttribute('aria-valuetext'))"
+            )
+            assert shown == ["140 %", "0 %"]
+            assert await page.evaluate("document.getElementById('alert').hidden")
+            await page.evaluate("document.getElementById('call').click()")
+            await page.wait_for("!visavis.call")
+            assert [line for line in page.console if line.startswith(("exception", "error"))] == []
 
     run(go())
 

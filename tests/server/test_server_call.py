@@ -13,6 +13,7 @@ from double import opening
 from serving import run, serving, settled
 from visavis.clients.call import call
 from visavis.clients.client import ClientError
+from visavis.engine.motion.diffusion import Controls
 
 RATE = 16000
 
@@ -49,7 +50,11 @@ def test_the_mouth_moves_with_the_speech_and_the_sound(tmp_path, ingest):
     async def go():
         async with serving() as api:
             speech = bursts(tmp_path / "speech.wav")
-            result = await call(api.url, speech, record=tmp_path / "out.mp4", ingest=ingest)
+            manner = {"mood": "serious", "expressiveness": 0.5}
+            result = await call(
+                api.url, speech, record=tmp_path / "out.mp4", ingest=ingest, seed=3, controls=manner
+            )
+            assert api.engine.sessions[0].controls == Controls(0.5, mood="serious")
             assert len(api.sessions) == 0, "the caller ended its session"
         assert await settled() == ([], [])
         return result
