@@ -206,8 +206,8 @@ class _Nods:
         return self.size * swing * float(np.exp(-0.45 * self.phase))
 
 
-BREATH_LIFT = 1.1 * _DEGREE
-"""By how much full lungs raise the shoulders."""
+BREATH_LIFT = 1.6 * _DEGREE
+"""By how much full lungs raise the shoulders: some four millimetres; a breath at rest fills them to two thirds."""
 
 
 @dataclass
