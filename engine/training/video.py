@@ -84,10 +84,12 @@ def flow_loss(estimate: Tensor, batch_target: Tensor, t: Tensor, weight: Tensor)
 
 def mask_price(batch: Batch) -> Tensor:
     """What a pixel of the blend mask costs (B, 1, H, W): little at mouth, eyes and what the photo does not show, more on
-    plain skin, hair and cloth. There the network would soften texture that lies a pixel off, which lowers L1 and is a blur to the eye."""
+    plain skin, hair and cloth. There the network would soften texture that lies a pixel off, which lowers L1 and is a blur to the eye. Where
+    the target is not to be believed it costs nothing: a price alone would teach the network to stay away."""
     uncovered = F.max_pool2d((batch.masks[:, 3:] < 0.9).float(), 7, 1, 3)
     near = ((batch.weight - 1) / 3).clamp(0, 1)
-    return PRICE_FAR - (PRICE_FAR - PRICE_NEAR) * torch.maximum(near, uncovered)
+    price = PRICE_FAR - (PRICE_FAR - PRICE_NEAR) * torch.maximum(near, uncovered)
+    return price * (batch.weight > 0)
 
 
 def picture_loss(

@@ -3,10 +3,11 @@
     python -m visavis.engine.training.video_data grid      --data DATA --out runs/video
     python -m visavis.engine.training.video_data portraits --data DATA --out runs/video
     python -m visavis.engine.training.video_data people    --data DATA --out runs/video
+    python -m visavis.engine.training.video_data drawn     --data DATA --out runs/video
 
 `grid`: real video; an avatar of one frame is driven to meet the others, within and across clips of a speaker, so that warp and real frame lie on
 each other. `portraits`: a photo's avatar is posed otherwise, often with its mouth shut; that picture is enrolled in turn and driven back to the
-photo. `people`: rendered persons with exact teeth, tongue and lids. Shards are `.npz` files of uint8 arrays, one for each avatar and clip, written
+photo. `people`: rendered persons with exact teeth, tongue and lids. `drawn`: photos that speak, drawn finer than a live call can. Shards are `.npz` files of uint8 arrays, one for each avatar and clip, written
 whole or not at all; a run that was broken off goes on where it stopped.
 """
 
@@ -274,13 +275,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("set", choices=("grid", "portraits", "people"))
+    parser.add_argument("set", choices=("grid", "portraits", "people", "drawn"))
     parser.add_argument("--data", type=Path, required=True, help="data folder")
     parser.add_argument("--out", type=Path, default=Path("runs/video"), help="folder for the sets (default: %(default)s)")  # fmt: skip
     parser.add_argument("--split", choices=("train", "val"), default="train", help="grid: which speakers")
     parser.add_argument("--clips", type=int, default=90, help="grid: clips of speaker s1 (default: %(default)s)")  # fmt: skip
     parser.add_argument("--variants", type=int, default=2, help="portraits: shards of each photo (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--count", type=int, default=160, help="people: how many (default: %(default)s)")
+    parser.add_argument(
+        "--count", type=int, default=160, help="people, drawn: how many (default: %(default)s)"
+    )
     parser.add_argument("--part", default="0/1", help="K/N: make only every N-th shard from the K-th, for several processes")  # fmt: skip
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)  # several of these run at once
@@ -291,6 +294,10 @@ def main(argv: list[str] | None = None) -> int:
         name = "grid" if args.split == "train" else "grid_val"
     elif name == "portraits":
         jobs = portrait_jobs(args.data, tracker, args.variants)
+    elif name == "drawn":
+        from visavis.engine.training.video_data_drawn import drawn_jobs
+
+        jobs = drawn_jobs(args.data, tracker, args.count)
     else:
         from visavis.engine.training.video_data_people import people_jobs
 

@@ -26,9 +26,17 @@ from visavis.engine.video.interior import (
 TOOTH_TO_SKIN = np.array([0.92, 1.07, 1.13])
 """Colour of front teeth over that of the cheeks in speech. In smiling portraits it is 0.98, 1.22, 1.32; in films of twelve speakers a row modelled
 so was brighter and whiter than what is seen there, by 0.9, 0.7, 0.7 in the median, part of it lip and tongue in its place."""
-INSIDE_LIGHT = 1.45
-"""How much lighter tongue and cavity are than the body model's shading has them: the same films gave 1.3 to 1.9."""
-
+TONGUE_TO_SKIN = np.array([1.24, 0.92, 0.90])
+"""Colour of the tongue's brightest spot over that of the cheeks; most of it lies in shade."""
+CAVITY_TO_SKIN = np.array([0.50, 0.31, 0.30])
+"""Colour of what lies behind teeth and tongue, at the top. Films show less black between the teeth than one would draw: twelve speakers' pixels where
+tongue and cavity had been modelled in the dark (0.26, 0.10, 0.08 in the median) were 0.51, 0.33, 0.22, most of them tongue."""
+TONGUE_JAW = 0.33
+"""How far the tongue's back goes with the jaw. In speech it stays up near the teeth while the jaw falls."""
+TONGUE_WIDTH = 1.15
+"""Over the body model's, whose tongue lies at rest."""
+TONGUE_BELOW, TONGUE_BEHIND = 0.0035, 0.0135
+"""Metres from the line of the lips to the tongue's highest and its foremost point."""
 
 HIDDEN = 0.001
 """Metres of the photo's own teeth that the upper lip leaves free at rest. Below this it hides them in speech: modelled ones go on below, where the
@@ -90,6 +98,7 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     jaw_deltas = np.stack([head.units[ARKIT.index(name)] for name in JAW_UNITS])
     lower_ids = body.part_vertices("lowerTeeth")
     jaw_mean = jaw_deltas[:, lower_ids].mean(1)  # (4, 3)
+    jaw_front = _front(head.vertices[lower_ids] @ turn, jaw_deltas[:, lower_ids])
 
     # The lips' line at rest, in the head's own axes.
     rest = surface.vertices.astype(np.float64) + np.tensordot(
@@ -124,14 +133,7 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     # wide where the corners of the mouth go, narrow below, where it would look out beside chin and neck
     gx *= np.interp(-gy, [0.012, 0.030], [1.0, 0.6])
     points = np.stack([centre[0] + gx.ravel(), lip_y + gy.ravel(), np.full(gx.size, front - 0.030)], 1)
-    shade = (
-        np.linspace(0.9, 0.5, 32)[:, None, None]
-        * np.array([0.25, 0.095, 0.08])
-        * INSIDE_LIGHT
-        * 255
-        * brightness
-        * tint
-    )
+    shade = np.linspace(0.9, 0.5, 32)[:, None, None] * CAVITY_TO_SKIN * 255 * light
     cavity = np.dstack([np.broadcast_to(shade, (32, 32, 3)), np.full((32, 32), 255)]).astype(np.uint8)
     uv = np.stack(
         [
@@ -144,9 +146,9 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
         _sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "tongue")
     )
 
-    layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), brightness * tint, jaw_deltas))
+    layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), light, jaw_deltas))
     for name, part, jaw in (
-        ("lowerTeeth", "lowerTeeth", jaw_mean),
+        ("lowerTeeth", "lowerTeeth", jaw_front),
         ("upperTeeth", "upperTeeth", np.zeros((4, 3))),
     ):
         upper = name == "upperTeeth"
@@ -181,6 +183,13 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
         sinking = np.zeros((4, 3)) if shown else SINKING * jaw_mean
         layers.append(_photo_teeth(photo, surface, seam, fit, front, turn, sinking))
     return layers
+
+
+def _front(points: Float64, deltas: Float64) -> Float64:
+    """Displacements (4, 3) of the front of a dental arch, points (V, 3) with displacements (4, V, 3): the jaw turns about the ears, its front
+    teeth go further than the molars."""
+    near = points[:, 2] >= np.quantile(points[:, 2], 0.85)
+    return np.asarray(deltas[:, near].mean(1))
 
 
 def _dental_arch(edge: float, upper: bool, size: float) -> tuple[Float64, Float64, IntArray]:
@@ -269,9 +278,9 @@ def _tongue(
         [[local[int(v)] for v in t] for t in body.triangles[body.part == body.part_id("tongue")]], np.int32
     )
     points = head.vertices[ids] @ turn
-    points[:, 0] += middle - points[:, 0].mean()
-    points[:, 1] += (lip_y - 0.0045) - points[:, 1].max()
-    points[:, 2] += (front - 0.0135) - points[:, 2].max()
+    points[:, 0] = middle + TONGUE_WIDTH * (points[:, 0] - points[:, 0].mean())
+    points[:, 1] += (lip_y - TONGUE_BELOW) - points[:, 1].max()
+    points[:, 2] += (front - TONGUE_BEHIND) - points[:, 2].max()
     normal = np.zeros_like(points)
     n = np.cross(
         points[triangles[:, 1]] - points[triangles[:, 0]], points[triangles[:, 2]] - points[triangles[:, 0]]
@@ -281,11 +290,13 @@ def _tongue(
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
     inward = np.clip((points[:, 2] - points[:, 2].min()) / np.ptp(points[:, 2]), 0, 1) ** 1.5
     shade = (0.35 + 0.65 * np.clip(normal @ np.array([0.1, 0.75, 0.65]), 0, 1)) * (0.25 + 0.75 * inward)
-    strip = np.linspace(0, 1, 64)[:, None] * np.array([0.66, 0.33, 0.31]) * INSIDE_LIGHT * light * 255
-    strip = np.minimum(strip, 255)
-    texture = np.dstack([np.broadcast_to(strip[None], (4, 64, 3)), np.full((4, 64), 255)]).astype(np.uint8)
-    uv = np.stack([np.clip(shade * 63, 0.5, 63.5), np.full(len(ids), 2.0)], 1)
-    return _sheet(turn, "tongue", points, uv, triangles, texture, jaw_deltas[:, ids], "tongue")
+    # where it turns away from the viewer it fades into the dark behind it
+    facing = np.clip(normal[:, 2] / 0.3, 0, 1)
+    strip = np.minimum(np.linspace(0, 1, 64)[:, None, None] * TONGUE_TO_SKIN * light * 255, 255)
+    alpha = np.linspace(0, 255, 64)[None].repeat(64, 0)
+    texture = np.dstack([np.broadcast_to(strip, (64, 64, 3)), alpha]).astype(np.uint8)
+    uv = np.stack([np.clip(facing * 64, 0.5, 63.5), np.clip(shade * 64, 0.5, 63.5)], 1)
+    return _sheet(turn, "tongue", points, uv, triangles, texture, TONGUE_JAW * jaw_deltas[:, ids], "tongue")
 
 
 def _opening(
