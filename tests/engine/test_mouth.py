@@ -13,6 +13,7 @@ from visavis.engine.body.photo import load_photo
 from visavis.engine.enroll import enroll
 from visavis.engine.motion.channels import INDEX, zero_motion
 from visavis.engine.video import mouth
+from visavis.engine.video.interior import JAW_UNITS
 from visavis.engine.video.mouth import _is_tooth, teeth_colour
 from visavis.engine.video.renderer import Renderer
 
@@ -93,3 +94,22 @@ def test_teeth_that_the_lips_would_hide_in_speech_go_on_below(demo_photo, avatar
     assert layers["upperTeeth"].vertices[:, 1].min() < lower - 0.5 * mouth.COVERED_LENGTH
     own = next(layer for layer in avatar.layers if layer.name == "photoTeeth")
     assert not own.jaw.any() and "upperTeeth" not in {layer.name for layer in avatar.layers}
+
+
+def test_the_tongue_stays_up_while_the_jaw_falls(avatar):
+    layers = {layer.name: layer for layer in avatar.layers}
+    opens = JAW_UNITS.index("jawOpen")
+    fall = {name: -layers[name].jaw[opens, :, 1] for name in ("tongue", "lowerTeeth", "cavity")}
+    assert fall["lowerTeeth"].min() > 0.005, "the front of the jaw goes down by more than half a centimetre"
+    assert 0 < fall["tongue"].max() < 0.5 * fall["lowerTeeth"].min()
+    assert not fall["cavity"].any()
+
+
+def test_the_tongue_fades_where_it_turns_away(avatar):
+    tongue = next(layer for layer in avatar.layers if layer.name == "tongue")
+    height, width = tongue.texture.shape[:2]
+    assert tongue.uv.min() >= 0 and (tongue.uv <= [width, height]).all()
+    alpha = tongue.texture[..., 3]
+    assert (np.diff(alpha.astype(int), axis=1) >= 0).all() and alpha[0, 0] < 8 and alpha[0, -1] > 247
+    seen = tongue.uv[:, 0] / width
+    assert (seen < 0.05).any() and (seen > 0.95).any()

@@ -12,6 +12,7 @@ from visavis.engine.body.photo import load_photo
 from visavis.engine.motion.channels import HEAD_SLICE, INDEX, zero_motion
 from visavis.engine.training.video_data import Job, Shard, main, runs, work
 from visavis.engine.training.video_data_atlas import PATCHES
+from visavis.engine.training.video_data_drawn import MARGIN, FineRenderer, motions
 from visavis.engine.training.video_data_render import (
     KIND,
     Fitting,
@@ -188,3 +189,42 @@ def test_light_falls_on_the_side_that_faces_it():
     assert (boxed[:, :30] == image[:, :30]).all() and (boxed[:, 30:] == 90).all()
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     assert len(np.unique(grey[12:52, 10:16])) > 3
+
+
+def test_a_finer_picture_is_the_warp_but_for_openings_and_their_margins(driven):
+    motion = driven.avatar.neutral_motion()
+    openings = np.zeros((driven.avatar.height, driven.avatar.width), np.uint8)
+    for jaw, lids in ((0.0, 0.0), (0.5, 1.0)):
+        motion[INDEX["jawOpen"]] = jaw
+        motion[INDEX["eyeBlinkLeft"]] = motion[INDEX["eyeBlinkRight"]] = lids
+        warp = driven.renderer.render(motion)
+        openings |= (driven.renderer.target.part >= 2) & (driven.renderer.target.part <= 7)
+    made = FineRenderer(driven.avatar).over(warp, motion)
+    changed = (made != warp).any(-1)
+    assert 0 < changed.mean() < 0.1
+    assert not changed[cv2.dilate(openings, np.ones((25, 25), np.uint8)) == 0].any()
+
+
+def test_a_wide_mouth_is_lighter_inside_than_a_narrow_one(driven):
+    fine, share = FineRenderer(driven.avatar), []
+    for jaw in (0.2, 0.7):
+        motion = driven.avatar.neutral_motion()
+        motion[INDEX["jawOpen"]] = jaw
+        warp = driven.renderer.render(motion)
+        part = driven.renderer.target.part
+        inside = cv2.erode((part == fine._tongue).astype(np.uint8), np.ones((3, 3))) > 0
+        made = fine.over(warp, motion)
+        assert inside.sum() > 5
+        share.append(made[inside].mean() / warp[inside].mean())
+    assert 0.4 < share[0] < share[1] - 0.05 and share[1] < 1.2
+
+
+def test_a_drawn_photo_speaks_along_a_tracked_curve(driven):
+    rng = np.random.default_rng(0)
+    curve = np.zeros((60, 52))
+    curve[:, 17] = np.linspace(0.03, 1, 60)
+    neutral = driven.avatar.neutral_motion()
+    made = motions(curve, neutral, rng)
+    steps = np.diff([m[17] - neutral[17] for m in made])
+    assert len(made) >= 8 and (steps > 0).all() and np.ptp(steps) < 1e-5
+    assert MARGIN > 0 and all(np.isfinite(m).all() for m in made)

@@ -87,9 +87,11 @@ def test_replacing_plain_skin_costs_more_than_the_mouth() -> None:
     masks[:, 3, :8] = 0  # the photo does not show the uppermost rows
     weight = torch.ones_like(data.weight)
     weight[:, :, 40:50, 20:40] = 6
+    weight[:, :, 52:60, 20:40] = 0
     price = mask_price(dataclasses.replace(data, masks=masks, weight=weight))
     assert price.shape == weight.shape
     assert torch.allclose(price[:, :, 40:50, 20:40], torch.tensor(PRICE_NEAR))
+    assert not price[:, :, 52:60, 20:40].any(), "a price where nothing is asked for would teach to stay away"
     assert torch.allclose(price[:, :, :11], torch.tensor(PRICE_NEAR))
     assert torch.allclose(price[:, :, 12:40], torch.tensor(PRICE_FAR)) and PRICE_FAR > PRICE_NEAR
 
