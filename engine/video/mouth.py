@@ -26,8 +26,10 @@ from visavis.engine.video.interior import (
 TOOTH_TO_SKIN = np.array([0.92, 1.07, 1.13])
 """Colour of front teeth over that of the cheeks in speech. In smiling portraits it is 0.98, 1.22, 1.32; in films of twelve speakers a row modelled
 so was brighter and whiter than what is seen there, by 0.9, 0.7, 0.7 in the median, part of it lip and tongue in its place."""
-TONGUE_TO_SKIN = np.array([1.24, 0.92, 0.90])
-"""Colour of the tongue's brightest spot over that of the cheeks; most of it lies in shade."""
+OWN_LIGHTER = 1.18
+"""Modelled teeth of a person's own colour over what the photo shows of it: their texture takes a seventh of the light on the average."""
+TONGUE = np.array([0.92, 0.62, 0.59])
+"""Colour of the tongue's brightest spot in white light as bright as the cheeks'; most of it lies in shade."""
 CAVITY_TO_SKIN = np.array([0.50, 0.31, 0.30])
 """Colour of what lies behind teeth and tongue, at the top. Films show less black between the teeth than one would draw: twelve speakers' pixels where
 tongue and cavity had been modelled in the dark (0.26, 0.10, 0.08 in the median) were 0.51, 0.33, 0.22, most of them tongue."""
@@ -121,8 +123,8 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
     if own is not None and not _is_tooth(own, light):
         own = None  # a mouth parted in the dark
     if own is not None:
-        # this person's own teeth, a little lighter than seen: the texture shades them once more
-        enamel = np.clip(own * 1.05, 0, 1)
+        # this person's own teeth, lighter than seen: the texture shades them once more
+        enamel = np.clip(own * OWN_LIGHTER, 0, 0.97)
 
     # whether the photo's own teeth can be seen in speech
     shown = own is not None and open_by > 0.003 and lip_y - lower_y > HIDDEN
@@ -146,7 +148,7 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
         _sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "tongue")
     )
 
-    layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), light, jaw_deltas))
+    layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), brightness * tint, jaw_deltas))
     for name, part, jaw in (
         ("lowerTeeth", "lowerTeeth", jaw_front),
         ("upperTeeth", "upperTeeth", np.zeros((4, 3))),
@@ -219,7 +221,8 @@ def teeth_colour(picture: Bytes, inside: npt.NDArray[np.float32]) -> Float64 | N
     redness = (rgb[:, 0] - 0.5 * (rgb[:, 1] + rgb[:, 2])) / (luma + 0.02)
     bright = luma >= np.quantile(luma, 0.5)
     teeth = bright & (redness <= float(np.quantile(redness[bright], 0.35)) + 0.06)
-    return None if teeth.sum() < 12 else np.median(rgb[teeth], 0)
+    # narrow openings show teeth half in the lips' shade and mixed with them
+    return None if teeth.sum() < 12 else np.quantile(rgb[teeth], 0.7, axis=0)
 
 
 def _teeth_texture(upper: bool, enamel: Float64, light: Float64) -> Bytes:
@@ -292,7 +295,7 @@ def _tongue(
     shade = (0.35 + 0.65 * np.clip(normal @ np.array([0.1, 0.75, 0.65]), 0, 1)) * (0.25 + 0.75 * inward)
     # where it turns away from the viewer it fades into the dark behind it
     facing = np.clip(normal[:, 2] / 0.3, 0, 1)
-    strip = np.minimum(np.linspace(0, 1, 64)[:, None, None] * TONGUE_TO_SKIN * light * 255, 255)
+    strip = np.minimum(np.linspace(0, 1, 64)[:, None, None] * TONGUE * light * 255, 255)
     alpha = np.linspace(0, 255, 64)[None].repeat(64, 0)
     texture = np.dstack([np.broadcast_to(strip, (64, 64, 3)), alpha]).astype(np.uint8)
     uv = np.stack([np.clip(facing * 64, 0.5, 63.5), np.clip(shade * 64, 0.5, 63.5)], 1)
