@@ -31,13 +31,15 @@ Method = Callable[[Renderer], Painter | None]
 
 
 def methods_of(steps: list[int]) -> dict[str, Method]:
-    """The warp alone and the shipped generator by steps, where its weights are."""
-    from visavis.engine.video.generator import Generator, available
+    """The warp alone and the shipped generator by steps, where its weights are, and for the mouth alone as slower machines have it live."""
+    from visavis.engine.video.crop import MOUTH
+    from visavis.engine.video.generator import LIVE_STEPS, Generator, available
 
     out: dict[str, Method] = {"warp": lambda renderer: None}
     if available():
         for count in steps:
             out[f"steps {count}"] = lambda renderer, count=count: Generator(renderer, steps=count)  # type: ignore[misc]
+        out["mouth alone"] = lambda renderer: Generator(renderer, steps=LIVE_STEPS, area=MOUTH)
     return out
 
 

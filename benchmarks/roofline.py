@@ -206,9 +206,11 @@ def _tick(work: Sequence[Work], gpu: Gpu, sessions: int) -> float:
 
 def tick_of(folder: Path, scene: Scene, steps: int) -> list[Work]:
     """Everything that a tick does with the networks of a folder."""
+    from visavis.engine.runtime.tensorrt_build import networks as networks_of
+
     networks: list[Work] = []
     state = 0.0
-    files = sorted(folder.glob("*.onnx"))
+    files = networks_of(folder)
     for path in files:
         calls = calls_a_tick(path.stem, steps)
         if calls:

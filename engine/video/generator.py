@@ -19,7 +19,7 @@ import numpy.typing as npt
 from visavis.engine.diffusion import schedule
 from visavis.engine.motion.channels import FloatArray, zero_motion
 from visavis.engine.runtime import load
-from visavis.engine.video.crop import CROP, FaceCrop, cut, paste
+from visavis.engine.video.crop import CROP, MOUTH, WHOLE, Area, FaceCrop, cut, paste
 from visavis.engine.video.renderer import Renderer
 from visavis.kernels import Target
 
@@ -38,14 +38,20 @@ BUDGET_S = 0.016
 come late all the same."""
 
 
+def files(area: Area = WHOLE, weights: Path = WEIGHTS) -> list[Path]:
+    """The networks' files for an area of the crop."""
+    suffix = "" if area == WHOLE else f"_{area.name}"
+    return [weights / f"{name}{suffix}.onnx" for name in NETWORKS]
+
+
 def available(weights: Path = WEIGHTS) -> bool:
     """Are the networks there?"""
-    return all((weights / f"{name}.onnx").is_file() for name in NETWORKS)
+    return all(path.is_file() for path in files(WHOLE, weights))
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the network sees of one posed frame: bytes (1, CROP, CROP, 3) and (1, CROP, CROP)."""
+    """What the network sees of one posed frame: bytes (1, H, W, 3) and (1, H, W) of an area of the crop."""
 
     warp: Bytes
     part: Bytes
@@ -53,10 +59,11 @@ class Conditions:
     position: Bytes
 
     @classmethod
-    def cut(cls, face: FaceCrop, target: Target, motion: FloatArray) -> Conditions:
+    def cut(cls, face: FaceCrop, target: Target, motion: FloatArray, area: Area = WHOLE) -> Conditions:
         """From a drawn target and the motion that it shows."""
-        warp, coverage, part, position = cut(target, face.transform(motion))
-        return cls(warp[None], part[None], coverage[None], position[None])
+        whole = cut(target, face.transform(motion))
+        warp, coverage, part, position = (np.ascontiguousarray(array[area.cut])[None] for array in whole)
+        return cls(warp, part, coverage, position)
 
 
 @dataclass
@@ -64,11 +71,11 @@ class GeneratorState:
     """What the network remembers of one session."""
 
     previous: FloatArray | None
-    """(1, 3, CROP, CROP): the last picture, 0..1; None before the first."""
+    """(1, 3, H, W): the last picture, 0..1; None before the first."""
     ring: FloatArray
     """(1, layers, window, cells, 2 width): keys and values of the last frames, oldest first."""
     noise: FloatArray
-    """(1, 3, CROP, CROP): where the path of every frame begins."""
+    """(1, 3, H, W): where the path of every frame begins."""
 
 
 class Generator:
@@ -81,18 +88,23 @@ class Generator:
         steps: int = DEFAULT_STEPS,
         seed: int = 0,
         threads: int | None = None,
+        area: Area = WHOLE,
         weights: Path = WEIGHTS,
     ) -> None:
-        """`steps` sampler steps a frame, 1 to MAX_STEPS; `threads` CPU threads (None: two where there are two)."""
+        """`steps` sampler steps a frame, 1 to MAX_STEPS; `threads` CPU threads (None: two where there are two); `area` of the crop: WHOLE or
+        MOUTH, all else stays the warp's."""
         if not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"steps is {steps}, expected 1 to {MAX_STEPS}")
         threads = threads or default_threads()
-        self.steps, self.seed = steps, seed
+        self.steps, self.seed, self.area = steps, seed, area
         self._warp = warp
         self._face = FaceCrop(warp.avatar)
         photo_net, self._frame, self._step = (
-            load(weights / f"{name}.onnx", threads, batch=1, fast=True) for name in NETWORKS
+            load(path, threads, batch=1, fast=True) for path in files(area, weights)
         )
+        self._feather = area.feather()
+        self._colour = np.zeros((CROP, CROP, 3), np.uint8)
+        self._mask = np.zeros((CROP, CROP), np.float32)
         warp.render(zero_motion())
         photo = self.conditions(zero_motion())
         self._sink = photo_net({"photo": photo.warp, "part": photo.part, "position": photo.position})["sink"]
@@ -101,6 +113,7 @@ class Generator:
 
     def _fresh(self) -> GeneratorState:
         noise = np.random.default_rng([self.seed, 2]).standard_normal((1, 3, CROP, CROP), np.float32)
+        noise = np.ascontiguousarray(noise[:, :, *self.area.cut])
         window = self._frame.inputs["ring"][2]
         return GeneratorState(None, np.repeat(self._sink[:, :, None], window, 2), noise)
 
@@ -110,10 +123,10 @@ class Generator:
 
     def conditions(self, motion: FloatArray) -> Conditions:
         """What the network sees of the frame that the warp's renderer drew last, for `motion`."""
-        return Conditions.cut(self._face, self._warp.target, motion)
+        return Conditions.cut(self._face, self._warp.target, motion, self.area)
 
     def paint(self, conditions: Conditions) -> tuple[Bytes, FloatArray]:
-        """One frame of the crop: colour (CROP, CROP, 3) and blend mask (CROP, CROP) in 0..1; the state moves on."""
+        """One frame of the area: colour (H, W, 3) and blend mask (H, W) in 0..1; the state moves on."""
         state = self.state
         previous: FloatArray = (
             np.multiply(conditions.warp.transpose(0, 3, 1, 2), np.float32(1 / 255))
@@ -143,6 +156,10 @@ class Generator:
     def render(self, frame: Bytes, motion: FloatArray) -> Bytes:
         """Paint over `frame` (H, W, 3), which the warp's renderer has just drawn for `motion`, in place; returns it."""
         colour, mask = self.paint(self.conditions(motion))
+        if self.area != WHOLE:
+            self._colour[self.area.cut] = colour
+            np.multiply(mask, self._feather, out=self._mask[self.area.cut])
+            colour, mask = self._colour, self._mask
         return paste(frame, colour, mask, self._face.transform(motion))
 
 
@@ -154,19 +171,22 @@ def default_threads() -> int:
 def generator_for(warp: Renderer, *, steps: int | None = None, seed: int = 0) -> Generator | None:
     """The generator of a session, or None for the warp alone.
 
-    `steps` None: as many as this machine can do in real time, found by trying; 0: none.
+    `steps` None: as many, and as much of the crop, as this machine can do in real time, found by trying; 0: none.
     """
+    area = WHOLE
     if steps is None:
-        steps = affordable_steps(default_threads())
-    return Generator(warp, steps=steps, seed=seed) if steps else None
+        steps, area = affordable(default_threads())
+    return Generator(warp, steps=steps, seed=seed, area=area) if steps else None
 
 
-def costs(threads: int, weights: Path = WEIGHTS, *, rounds: int = 8) -> tuple[float, float]:
+def costs(
+    threads: int, area: Area = WHOLE, weights: Path = WEIGHTS, *, rounds: int = 8
+) -> tuple[float, float]:
     """Seconds that one frame's features and one sampler step take here: the least of a few runs, since a server's start, when this is
     measured, is busy with other things."""
     taken = []
-    for name in NETWORKS[1:]:
-        network = load(weights / f"{name}.onnx", threads, batch=1, fast=True)
+    for path in files(area, weights)[1:]:
+        network = load(path, threads, batch=1, fast=True)
         feed = {
             key: np.zeros([1, *shape[1:]], np.uint8 if key in _BYTES else np.float32)
             for key, shape in network.inputs.items()
@@ -182,22 +202,30 @@ def costs(threads: int, weights: Path = WEIGHTS, *, rounds: int = 8) -> tuple[fl
 
 
 _BYTES = frozenset({"warp", "part", "coverage", "position", "photo"})
-_costs: dict[int, tuple[float, float]] = {}
+_costs: dict[tuple[int, str], tuple[float, float]] = {}
 
 
-def affordable_steps(threads: int, budget_s: float = BUDGET_S) -> int:
-    """Steps a frame, 0 to LIVE_STEPS, that this machine can do within the budget; measured once a process."""
+def affordable(threads: int, budget_s: float = BUDGET_S) -> tuple[int, Area]:
+    """Steps a frame, 0 to LIVE_STEPS, and the area of the crop that this machine can do within the budget; measured once a process.
+
+    The whole crop where that is possible, the mouth alone where the whole is too slow.
+    """
     if not available():
-        return 0
-    known = threads in _costs
-    if not known:
-        _costs[threads] = costs(threads)
-    frame, step = _costs[threads]
-    steps = int(np.clip((budget_s - frame) // max(step, 1e-6), 0, LIVE_STEPS))
-    if not known:
-        log.info(
-            "video network: %s (%.1f ms a frame and %.1f ms a step on %d threads, %.0f ms allowed)",
-            f"{steps} sampler step(s) a frame" if steps else "too slow here for live calls, the warp alone",
-            frame * 1e3, step * 1e3, threads, budget_s * 1e3,
-        )  # fmt: skip
-    return steps
+        return 0, WHOLE
+    for area in (WHOLE, MOUTH):
+        key = threads, area.name
+        known = key in _costs
+        if not known:
+            _costs[key] = costs(threads, area)
+        frame, step = _costs[key]
+        steps = int(np.clip((budget_s - frame) // max(step, 1e-6), 0, LIVE_STEPS))
+        if not known:
+            log.info(
+                "video network, %s: %s (%.1f ms a frame and %.1f ms a step on %d threads, %.0f ms allowed)",
+                "whole face" if area == WHOLE else f"{area.name} alone",
+                f"{steps} sampler step(s) a frame" if steps else "too slow here for live calls",
+                frame * 1e3, step * 1e3, threads, budget_s * 1e3,
+            )  # fmt: skip
+        if steps:
+            return steps, area
+    return 0, WHOLE

@@ -8,8 +8,9 @@ from visavis.engine.avatar import Avatar
 from visavis.engine.motion.channels import INDEX, zero_motion
 from visavis.engine.runtime import load
 from visavis.engine.session import Session
-from visavis.engine.video.crop import CROP
-from visavis.engine.video.generator import WEIGHTS, Generator, affordable_steps, generator_for
+from visavis.engine.video import generator as module
+from visavis.engine.video.crop import CROP, MOUTH, WHOLE, Area
+from visavis.engine.video.generator import WEIGHTS, Generator, affordable, files, generator_for
 from visavis.engine.video.renderer import Renderer
 
 
@@ -130,8 +131,75 @@ def test_a_session_uses_it_unless_told_not_to(avatar):
     assert any((a != b).any() for a, b in zip(*images, strict=True))
 
 
-def test_steps_are_what_the_machine_affords(warp):
+def test_steps_are_what_the_machine_affords(warp, monkeypatch):
     assert generator_for(warp, steps=0) is None
-    assert affordable_steps(1, budget_s=0.0) == 0
+    assert affordable(1, budget_s=0.0) == (0, WHOLE)
     with pytest.raises(ValueError, match="steps is 99"):
         Generator(warp, steps=99)
+    cost = {WHOLE: (0.020, 0.006), MOUTH: (0.004, 0.001)}
+    monkeypatch.setattr(module, "costs", lambda threads, area: cost[area])
+    for budget, wanted in ((0.030, (1, WHOLE)), (0.016, (1, MOUTH)), (0.0045, (0, WHOLE))):
+        monkeypatch.setattr(module, "_costs", {})
+        assert affordable(3, budget_s=budget) == wanted
+    monkeypatch.setattr(
+        module, "_costs", {(module.default_threads(), area.name): cost[area] for area in cost}
+    )
+    live = generator_for(warp)
+    assert live is not None and live.area == MOUTH and live.steps == 1
+    offline = generator_for(warp, steps=2)
+    assert offline is not None and offline.area == WHOLE
+
+
+def test_the_mouth_alone_is_painted_as_in_the_whole_face_and_nothing_else_is(warp, generator):
+    alone = Generator(warp, steps=1, threads=1, area=MOUTH)
+    motion = moved(jawOpen=0.5, eyeBlinkLeft=0.7)
+    plain = warp.render(motion)
+    mouth = np.isin(warp.target.part, (5, 6, 7))
+    frame = alone.render(plain.copy(), motion)
+    change = np.abs(frame.astype(int) - plain).max(2)
+    where = alone._face.transform(motion)
+    left, top = ((edge - at) / where.scale for edge, at in ((MOUTH.left, where.x0), (MOUTH.top, where.y0)))
+    right, bottom = left + MOUTH.width / where.scale, top + MOUTH.height / where.scale
+    rows, columns = np.mgrid[:512, :512] + 0.5
+    outside = (columns < left - 1) | (columns > right + 1) | (rows < top - 1) | (rows > bottom + 1)
+    assert not change[outside].any() and change[mouth].mean() > 2
+    again = frames_of(alone, warp, SPEECH)
+    alone.reset()
+    assert alone.state.noise.shape == (1, 3, MOUTH.height, MOUTH.width)
+    fresh = frames_of(alone, warp, SPEECH)
+    assert any((a != b).any() for a, b in zip(again, fresh, strict=True)), (
+        "it remembers frames until it is reset"
+    )
+
+
+def test_the_mouth_of_every_pose_lies_in_its_area(warp):
+    face = Generator(warp, steps=1, threads=1, area=MOUTH)._face
+    for motion in (
+        moved(),
+        moved(jawOpen=1.0),
+        moved(jawOpen=0.5, head_y=0.3),
+        moved(mouthSmileLeft=1.0, mouthSmileRight=1.0, head_x=-0.2),
+    ):
+        warp.render(motion)
+        rows, columns = np.nonzero(np.isin(warp.target.part, (2, 5, 6, 7)))
+        at = face.transform(motion).points(np.stack([columns, rows], 1) + 0.5)
+        assert (at > [MOUTH.left, MOUTH.top]).all()
+        assert (at < [MOUTH.left + MOUTH.width, MOUTH.top + MOUTH.height]).all()
+
+
+def test_an_area_fades_towards_the_rest_of_the_crop_alone():
+    area = Area("corner", 0, 160, 96, 96)
+    feather = area.feather()
+    assert feather.shape == (96, 96) and feather.min() >= 0 and feather.max() == 1
+    assert (
+        feather[0].max() < 0.02
+        and (feather[-1, :48] == 1).all()
+        and feather[50, 0] == 1
+        and feather[50, -1] < 0.02
+    )
+    assert (WHOLE.feather() == 1).all()
+
+
+def test_the_mouths_files_hold_no_weights_of_their_own():
+    for whole, mouth in zip(files(), files(MOUTH), strict=True):
+        assert mouth.is_file() and mouth.stat().st_size < 0.12 * whole.stat().st_size
