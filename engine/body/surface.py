@@ -38,6 +38,10 @@ SOFTEN = ("mouthSmileLeft", "mouthSmileRight", "mouthDimpleLeft", "mouthDimpleRi
 """Units of the photo's smile that rest takes back in part."""
 
 
+LID_OVERLAP, LID_BEFORE = 0.0010, 0.0006
+"""Metres by which a shut upper lid reaches over the lower one, and by which it lies before it."""
+
+
 @dataclass(frozen=True)
 class Seam:
     """One opening on the portrait surface, for keeping its margins from passing through each other.
@@ -359,8 +363,8 @@ def _close_openings(
         to_lower, to_upper = margins_gap(seam, posed)
         move = np.zeros_like(world)
         if seam.name != "mouth":
-            # lids meet on the lower lid's line, a little overlapped so that no sliver shows
-            move[seam.near] = seam.spread_upper @ (to_lower - 0.0004 * head.up)
+            # the upper lid comes to lie before the lower one's wet edge, which would show as a row of bright dots
+            move[seam.near] = seam.spread_upper @ (to_lower - LID_OVERLAP * head.up + [0, 0, LID_BEFORE])
             units[k] += move
         else:
             move[seam.near] = seam.spread_upper @ (0.5 * to_lower) + seam.spread_lower @ (0.5 * to_upper)

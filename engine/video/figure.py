@@ -14,7 +14,7 @@ from visavis.engine.avatar import PIVOTS, Avatar
 from visavis.engine.body.limbs import Limb
 from visavis.engine.body.model import FloatArray, IntArray, rotation_matrix
 from visavis.engine.body.rig import arm_bones, arm_parents
-from visavis.engine.body.surface import Seam, Surface
+from visavis.engine.body.surface import LID_OVERLAP, Seam, Surface
 from visavis.engine.motion.channels import (
     ARKIT,
     CLAVICLE_LEFT_SLICE,
@@ -40,7 +40,9 @@ MAX_ARM = {"upperArm": 0.35, "forearm": 0.5, "wrist": 0.5, "finger": 0.7}
 MAX_SHIFT = 0.08
 """Largest translation of the head along an axis, in metres."""
 LEAST_GAP = 1e-5
-"""Metres by which margins may overlap before they give way."""
+"""Metres below which a margin need not give way."""
+LIP_OVERLAP = 0.0004
+"""Metres by which lips may overlap: where they just meet, both are antialiased against what lies behind, and teeth show between shut lips as dots."""
 _BLINKS = tuple(ARKIT.index(f"eyeBlink{side}") for side in ("Left", "Right"))
 ROOT, NECK, HEAD, CLAVICLE_LEFT, CLAVICLE_RIGHT = range(5)
 """The trunk's bones, first in every figure."""
@@ -243,11 +245,14 @@ def _sparse(field: FloatArray) -> Deltas:
 
 
 def _gaps(seam: Seam, surface: Surface, up: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """How far upper, then lower margin vertices must give way along `up` for them not to pass through each other: metres at rest
+    """How far upper, then lower margin vertices must give way along `up` for them not to pass each other by more than shut ones overlap: metres at rest
     (n + m,), and what each face unit adds (52, n + m). Heights on the other margin are interpolated, which is linear in them."""
     heights = np.concatenate([(surface.vertices @ up)[None], surface.units @ up]).astype(np.float64)
     upper, lower = heights[:, seam.upper], heights[:, seam.lower]
     over = np.stack([np.interp(seam.parameter_upper, seam.parameter_lower, row) for row in lower]) - upper
     under = lower - np.stack([np.interp(seam.parameter_lower, seam.parameter_upper, row) for row in upper])
+    overlap = LIP_OVERLAP if seam.name == "mouth" else LID_OVERLAP
+    over[0] -= overlap
+    under[0] -= overlap
     both = np.concatenate([seam.share * over, (1 - seam.share) * under], 1)
     return both[0], both[1:]
