@@ -31,7 +31,7 @@ Method = Callable[[Renderer], Painter | None]
 
 
 def methods_of(steps: list[int]) -> dict[str, Method]:
-    """The warp alone and the shipped generator by steps, where its weights are, and for the mouth alone as slower machines have it live."""
+    """The warp alone and the shipped generator by steps, where its weights are, on the whole face, and on the mouth alone as calls and movies have it."""
     from visavis.engine.video.crop import MOUTH
     from visavis.engine.video.generator import LIVE_STEPS, Generator, available
 

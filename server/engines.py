@@ -123,10 +123,10 @@ class VisavisEngine:
         import visavis.engine.video.renderer  # noqa: F401
         from visavis.engine.motion.diffusion import DiffusionMotion
         from visavis.engine.timing import SAMPLES_PER_FRAME
-        from visavis.engine.video.generator import affordable, default_threads
+        from visavis.engine.video.generator import affordable_steps, default_threads
 
         DiffusionMotion().step(np.zeros((1, SAMPLES_PER_FRAME), np.float32))
-        affordable(default_threads())
+        affordable_steps(default_threads())
 
 
 class TimedSession:

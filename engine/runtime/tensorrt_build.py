@@ -97,13 +97,13 @@ def builder_of(trt: Any) -> str:
     return f"{trt.__name__} {trt.__version__}"
 
 
-FOR_SLOW_CPUS = "_mouth"
+FOR_CPUS = "_mouth"
 """How the names of the video network's files for the mouth alone end."""
 
 
 def networks(folder: Path) -> list[Path]:
-    """The ONNX files of a folder, but for those that only slower CPUs need: a GPU paints the whole face."""
-    found = sorted(path for path in folder.glob("*.onnx") if not path.stem.endswith(FOR_SLOW_CPUS))
+    """The ONNX files of a folder, but for those that are for CPUs: a GPU paints the whole face."""
+    found = sorted(path for path in folder.glob("*.onnx") if not path.stem.endswith(FOR_CPUS))
     if not found:
         raise BuildError(f"no .onnx file in {folder}")
     return found

@@ -144,16 +144,16 @@ def encode(net: VideoNet, batch: Batch, history: Tensor) -> tuple[Tensor, Tensor
 
 def euler(
     net: VideoNet, features: Tensor, warp: Tensor, noise: Tensor, times: list[float]
-) -> tuple[Tensor, Tensor]:
-    """Follow the path from noise over `times` (ascending, from 0) to the clean frame: the last estimate and its mask."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Follow the path from noise over `times` (ascending, from 0) to the clean frame: the last estimate, its mask and its colour."""
     x = noise
-    estimate = mask = warp
+    estimate = mask = colour = warp
     for t, after in itertools.pairwise(times):
         colour, mask = net.step(features, x, torch.full((len(x),), t), warp)
         estimate = blended(colour, mask, warp)
         if after < 1:
             x = x + (after - t) * velocity_of_x(2 * estimate - 1, x, t)
-    return estimate, mask
+    return estimate, mask, colour
 
 
 def teacher_step(both: nn.Module, batch: Batch, features: Features | None, options: Options) -> Tensor:
@@ -181,7 +181,7 @@ def student_step(
     history = corrupted(start_history(batch), batch.warp)
     noise = torch.randn(batch.target.shape)
     with torch.no_grad():
-        goal, _ = euler(
+        goal, _, _ = euler(
             teacher, encode(teacher, batch, history)[0], batch.warp, noise, schedule(TEACHER_STEPS)
         )
     net = both.net
@@ -217,20 +217,30 @@ def rollout_step(
     ring = photo[:, :, None].expand(-1, -1, net.config.window, -1, -1)
     previous = batch.warp[::frames]
     noise = torch.randn(clips, *batch.target.shape[1:])  # one for the whole clip, as in a call
-    made, masks = [], []
+    made, masks, colours = [], [], []
     for k in range(frames):
         at = slice(k, None, frames)
         own, keys = net.frame(
             batch.warp[at], previous, batch.masks[at], batch.position[at], batch.origin[at], photo, ring
         )
-        estimate, mask = euler(net, own, batch.warp[at], noise, schedule(steps))
+        estimate, mask, colour = euler(net, own, batch.warp[at], noise, schedule(steps))
         made.append(estimate)
         masks.append(mask)
+        colours.append(colour)
         previous = estimate.detach()
         ring = torch.cat([ring[:, :, 1:], keys.detach()[:, :, None]], 2)
     estimate = torch.stack(made, 1).flatten(0, 1)
     mask = torch.stack(masks, 1).flatten(0, 1)
     loss = picture_loss(estimate, batch, mask, features, options.perceptual)
+    # Colours learn apart from the mask too: where they are wrong at first the mask shuts before they are right, and behind a shut mask nothing is
+    # learned ever again.
+    colour = torch.stack(colours, 1).flatten(0, 1)
+    loss = loss + 0.3 * (batch.weight * (colour - batch.target).abs()).mean()
+    if batch.painted is not None:
+        wanted = batch.painted[:, None, None, None] * batch.masks[:, :1]
+        loss = (
+            loss - 0.3 * (wanted * torch.log(mask + 1e-6)).mean()
+        )  # a logarithm: it pulls at a shut gate too
     # the change from frame to frame is the real one: no flicker of its own
     made_change = (estimate[1:] - estimate[:-1]).reshape(-1, *estimate.shape[1:])
     real_change = batch.target[1:] - batch.target[:-1]
@@ -258,7 +268,7 @@ def validate(net: VideoNet, batches: list[Batch], steps: tuple[int, ...]) -> dic
 
         sums.setdefault("warp", []).append(error(batch.warp))
         for n in steps:
-            estimate, _ = euler(net, features, batch.warp, noise, schedule(n))
+            estimate, _, _ = euler(net, features, batch.warp, noise, schedule(n))
             sums.setdefault(f"mouth_{n}", []).append(error(estimate))
             sums.setdefault(f"all_{n}", []).append(float((estimate - batch.target).abs().mean()))
         sums.setdefault("all_warp", []).append(float((batch.warp - batch.target).abs().mean()))
@@ -313,7 +323,7 @@ def run(args: argparse.Namespace) -> None:
     shares = json.loads(args.sets) if args.sets else SETS
     loader = Loader(
         args.data, shares, clips=options.clips, frames=options.frames, seed=args.seed + rank + 1000 * step,
-        mouthless=tuple(args.mouthless),
+        mouthless=tuple(args.mouthless), painted=tuple(args.painted),
     )  # fmt: skip
     fixed = []
     if args.validation.exists():
@@ -396,6 +406,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sets", help='shares of the sets as JSON, e.g. {"grid": 0.5, "people": 0.5}')
     parser.add_argument(
         "--mouthless", nargs="*", default=[], help="sets whose mouths teach nothing, e.g. people"
+    )
+    parser.add_argument(
+        "--painted", nargs="*", default=[], help="sets whose mouths are to be painted throughout, e.g. drawn"
     )
     parser.add_argument("--features", type=Path, help="taef2_encoder.pth for the perceptual loss")
     parser.add_argument("--out", type=Path, required=True)

@@ -56,6 +56,8 @@ class Batch:
     mouth: Tensor
     follows: Tensor
     frames: int
+    painted: Tensor | None = None
+    """(B,): 1 where all of the mouth's inside is to be the network's own colour."""
 
 
 def read_runs(folder: Path, least: int) -> list[Run]:
@@ -95,8 +97,9 @@ class Loader:
         seed: int = 0,
         augment: bool = True,
         mouthless: tuple[str, ...] = (),
+        painted: tuple[str, ...] = (),
     ) -> None:
-        self.mouthless = mouthless
+        self.mouthless, self.painted = mouthless, painted
         self.clips, self.frames, self.augment = clips, frames, augment
         self.rng = np.random.default_rng(seed)
         self.sets: dict[str, dict[str, list[Run]]] = {}
@@ -165,6 +168,7 @@ class Loader:
             np.float32
         )
         floats["trusted"] = np.full(len(rows), name not in self.mouthless, np.float32)
+        floats["painted"] = np.full(len(rows), name in self.painted, np.float32)
         floats["follows"] = np.concatenate([[0], np.diff(rows) == 1]).astype(np.float32)
         if self.augment:
             _augment(floats, rng, side)
@@ -198,6 +202,7 @@ class Loader:
         return Batch(
             joined["target"], joined["warp"], masks, joined["position"], joined["photo"], joined["photo_masks"],
             joined["photo_position"], joined["origin"], weight, joined["mouth"], joined["follows"], self.frames,
+            joined["painted"],
         )  # fmt: skip
 
 

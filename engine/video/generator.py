@@ -1,7 +1,8 @@
 """Stage 2 in a live call: the warped photo becomes the frame.
 
-The network sees a square around the face (`crop.py`), paints what the photo cannot know and says itself where (its blend mask); all other
-pixels stay the warp's. It remembers the last frames (a ring of keys and values, the last picture) with the photo as the attention
+The network sees a square around the face (`crop.py`), or of it the part about the mouth, paints what the photo cannot know and says itself where (its
+blend mask); all other pixels stay the warp's. The mouth alone costs a fifth of the whole square, and what the whole brings besides, at the eyes, no figure
+shows (see the card): on a CPU it is the mouth. It remembers the last frames (a ring of keys and values, the last picture) with the photo as the attention
 sink, so its memory and cost do not grow. One noise for the whole session: what is invented stays the same from frame to frame.
 """
 
@@ -46,7 +47,7 @@ def files(area: Area = WHOLE, weights: Path = WEIGHTS) -> list[Path]:
 
 def available(weights: Path = WEIGHTS) -> bool:
     """Are the networks there?"""
-    return all(path.is_file() for path in files(WHOLE, weights))
+    return all(path.is_file() for area in (WHOLE, MOUTH) for path in files(area, weights))
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Generator:
         area: Area = WHOLE,
         weights: Path = WEIGHTS,
     ) -> None:
-        """`steps` sampler steps a frame, 1 to MAX_STEPS; `threads` CPU threads (None: two where there are two); `area` of the crop: WHOLE or
-        MOUTH, all else stays the warp's."""
+        """`steps` sampler steps a frame, 1 to MAX_STEPS; `threads` CPU threads (None: two where there are two); `area` of the crop: WHOLE, as a
+        GPU has it, or MOUTH, all else stays the warp's."""
         if not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"steps is {steps}, expected 1 to {MAX_STEPS}")
         threads = threads or default_threads()
@@ -169,18 +170,17 @@ def default_threads() -> int:
 
 
 def generator_for(warp: Renderer, *, steps: int | None = None, seed: int = 0) -> Generator | None:
-    """The generator of a session, or None for the warp alone.
+    """The generator of a session, on the mouth, or None for the warp alone.
 
-    `steps` None: as many, and as much of the crop, as this machine can do in real time, found by trying; 0: none.
+    `steps` None: as many as this machine can do in real time, found by trying; 0: none.
     """
-    area = WHOLE
     if steps is None:
-        steps, area = affordable(default_threads())
-    return Generator(warp, steps=steps, seed=seed, area=area) if steps else None
+        steps = affordable_steps(default_threads())
+    return Generator(warp, steps=steps, seed=seed, area=MOUTH) if steps else None
 
 
 def costs(
-    threads: int, area: Area = WHOLE, weights: Path = WEIGHTS, *, rounds: int = 8
+    threads: int, area: Area = MOUTH, weights: Path = WEIGHTS, *, rounds: int = 8
 ) -> tuple[float, float]:
     """Seconds that one frame's features and one sampler step take here: the least of a few runs, since a server's start, when this is
     measured, is busy with other things."""
@@ -202,30 +202,22 @@ def costs(
 
 
 _BYTES = frozenset({"warp", "part", "coverage", "position", "photo"})
-_costs: dict[tuple[int, str], tuple[float, float]] = {}
+_costs: dict[int, tuple[float, float]] = {}
 
 
-def affordable(threads: int, budget_s: float = BUDGET_S) -> tuple[int, Area]:
-    """Steps a frame, 0 to LIVE_STEPS, and the area of the crop that this machine can do within the budget; measured once a process.
-
-    The whole crop where that is possible, the mouth alone where the whole is too slow.
-    """
+def affordable_steps(threads: int, budget_s: float = BUDGET_S) -> int:
+    """Steps a frame, 0 to LIVE_STEPS, that this machine can do on the mouth within the budget; measured once a process."""
     if not available():
-        return 0, WHOLE
-    for area in (WHOLE, MOUTH):
-        key = threads, area.name
-        known = key in _costs
-        if not known:
-            _costs[key] = costs(threads, area)
-        frame, step = _costs[key]
-        steps = int(np.clip((budget_s - frame) // max(step, 1e-6), 0, LIVE_STEPS))
-        if not known:
-            log.info(
-                "video network, %s: %s (%.1f ms a frame and %.1f ms a step on %d threads, %.0f ms allowed)",
-                "whole face" if area == WHOLE else f"{area.name} alone",
-                f"{steps} sampler step(s) a frame" if steps else "too slow here for live calls",
-                frame * 1e3, step * 1e3, threads, budget_s * 1e3,
-            )  # fmt: skip
-        if steps:
-            return steps, area
-    return 0, WHOLE
+        return 0
+    known = threads in _costs
+    if not known:
+        _costs[threads] = costs(threads)
+    frame, step = _costs[threads]
+    steps = int(np.clip((budget_s - frame) // max(step, 1e-6), 0, LIVE_STEPS))
+    if not known:
+        log.info(
+            "video network: %s (%.1f ms a frame and %.1f ms a step on %d threads, %.0f ms allowed)",
+            f"{steps} sampler step(s) a frame" if steps else "too slow here for live calls, the warp alone",
+            frame * 1e3, step * 1e3, threads, budget_s * 1e3,
+        )  # fmt: skip
+    return steps

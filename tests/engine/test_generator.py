@@ -10,7 +10,7 @@ from visavis.engine.runtime import load
 from visavis.engine.session import Session
 from visavis.engine.video import generator as module
 from visavis.engine.video.crop import CROP, MOUTH, WHOLE, Area
-from visavis.engine.video.generator import WEIGHTS, Generator, affordable, files, generator_for
+from visavis.engine.video.generator import WEIGHTS, Generator, affordable_steps, files, generator_for
 from visavis.engine.video.renderer import Renderer
 
 
@@ -133,21 +133,13 @@ def test_a_session_uses_it_unless_told_not_to(avatar):
 
 def test_steps_are_what_the_machine_affords(warp, monkeypatch):
     assert generator_for(warp, steps=0) is None
-    assert affordable(1, budget_s=0.0) == (0, WHOLE)
+    assert affordable_steps(1, budget_s=0.0) == 0
     with pytest.raises(ValueError, match="steps is 99"):
         Generator(warp, steps=99)
-    cost = {WHOLE: (0.020, 0.006), MOUTH: (0.004, 0.001)}
-    monkeypatch.setattr(module, "costs", lambda threads, area: cost[area])
-    for budget, wanted in ((0.030, (1, WHOLE)), (0.016, (1, MOUTH)), (0.0045, (0, WHOLE))):
-        monkeypatch.setattr(module, "_costs", {})
-        assert affordable(3, budget_s=budget) == wanted
-    monkeypatch.setattr(
-        module, "_costs", {(module.default_threads(), area.name): cost[area] for area in cost}
-    )
-    live = generator_for(warp)
-    assert live is not None and live.area == MOUTH and live.steps == 1
-    offline = generator_for(warp, steps=2)
-    assert offline is not None and offline.area == WHOLE
+    monkeypatch.setattr(module, "_costs", {3: (0.004, 0.001)})
+    assert [affordable_steps(3, budget_s=budget) for budget in (0.016, 0.0045)] == [1, 0]
+    made = generator_for(warp, steps=2)
+    assert made is not None and made.area == MOUTH and made.steps == 2
 
 
 def test_the_mouth_alone_is_painted_as_in_the_whole_face_and_nothing_else_is(warp, generator):

@@ -16,6 +16,7 @@ from visavis.engine.training.video import (  # noqa: E402
     PRICE_FAR,
     PRICE_NEAR,
     Both,
+    Options,
     encode,
     euler,
     mask_price,
@@ -109,7 +110,7 @@ def test_an_untrained_network_gives_the_warp() -> None:
     net, data = VideoNet(SMALL), batch()
     with torch.no_grad():
         features, _ = encode(net, data, start_history(data))
-        frame, _ = euler(net, features, data.warp, torch.randn(data.target.shape), schedule(2))
+        frame, _, _ = euler(net, features, data.warp, torch.randn(data.target.shape), schedule(2))
     # gates start at a twentieth, not shut: they must learn
     assert torch.allclose(frame, data.warp, atol=2e-3)
 
@@ -126,7 +127,7 @@ def test_softening_takes_the_details_of_the_warp_and_nothing_else() -> None:
         net.step.leave.bias.fill_(20.0)  # both gates open
         net.step.leave.bias[: 3 * PATCH**2] = 0.0  # no colour of its own
         features, _ = encode(net, data, start_history(data))
-        frame, _ = euler(net, features, data.warp, torch.randn(data.target.shape), schedule(1))
+        frame, _, _ = euler(net, features, data.warp, torch.randn(data.target.shape), schedule(1))
     assert torch.allclose(frame, softened(data.warp), atol=1e-5)
 
 
@@ -198,6 +199,26 @@ def test_mouths_that_are_not_to_be_believed_weigh_nothing(tmp_path: Path) -> Non
     assert torch.equal(kept.weight[far], left.weight[far]) and float(left.weight[far].min()) >= 1
 
 
+def test_a_shut_gate_is_opened_where_all_is_to_be_painted(tmp_path: Path) -> None:
+    """Behind a gate that is shut nothing is learned, be the colour right or not: sets to be painted throughout pull at it."""
+    shards(tmp_path / "set")
+    grown = []
+    for painted in ((), ("set",)):
+        data = Loader(
+            tmp_path, {"set": 1.0}, clips=2, frames=2, seed=3, augment=False, painted=painted
+        ).batch(1.0)
+        net = _seeded()
+        bias = net.step.leave.bias
+        assert bias is not None
+        torch.manual_seed(2)
+        options = Options("rollout", tmp_path, 1, 2, 2, 1e-3, 0.0, 0.0, 1)
+        loss, _ = rollout_step(net, data, None, options)
+        loss.backward()
+        assert bias.grad is not None
+        grown.append(float(bias.grad[3 * PATCH**2 : 4 * PATCH**2].sum()))
+    assert grown[1] < grown[0] - 1e-3
+
+
 def _worker(rank: int, folder: str) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29617")
     torch.set_num_threads(1)
@@ -246,7 +267,7 @@ def test_training_stops_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     args = argparse.Namespace(
         stage="teacher", data=tmp_path / "data", validation=tmp_path / "none", sets='{"set": 1}', features=None,
         out=tmp_path / "out", start=None, teacher=None, size="tiny", steps=2, clips=2, frames=2, rate=1e-3, whole=0.0,
-        perceptual=0.0, adversarial=0.0, mouthless=[], student_steps=2, every=1, threads=1, seed=0, bf16=False,
+        perceptual=0.0, adversarial=0.0, mouthless=[], painted=[], student_steps=2, every=1, threads=1, seed=0, bf16=False,
     )  # fmt: skip
     run(args)
     first = video.load(tmp_path / "out/last.pt", smooth=False)
