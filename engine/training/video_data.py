@@ -27,9 +27,9 @@ import numpy as np
 from visavis.engine.body.detect import Face, FaceTracker
 from visavis.engine.body.track import read_frames
 from visavis.engine.errors import VisavisError
-from visavis.engine.motion.channels import HEAD_SLICE, INDEX, FloatArray, zero_motion
+from visavis.engine.motion.channels import ARKIT, HEAD_SLICE, INDEX, FloatArray, zero_motion
 from visavis.engine.video.crop import crop
-from visavis.engine.video.drive import Bytes, Driven, find, smooth_faces
+from visavis.engine.video.drive import Bytes, Driven, Float64, find, smooth_faces
 
 HELD_OUT = ("s26", "s31")
 """Speakers that training never sees: they make the validation set."""
@@ -213,6 +213,23 @@ def grid_jobs(data: Path, clips: Clips, split: str, limit: int) -> list[Job]:
         pick = "any" if k % 2 else ("first", "open")[k // 2 % 2]
         job(f"s1-{path.stem}-{other.stem}-{pick}", path, other, pick, "s1", 3, 10, k)
     return jobs
+
+
+def read_curves(data: Path) -> list[Float64]:
+    """Tracked expression curves (T, 52) of the films that training may see, by name."""
+    file = np.load(data / "grid/arkit_curves.npz")
+    names = [str(name) for name in file["names"]]
+    known = [(k, names.index(name)) for k, name in enumerate(ARKIT) if name in names]
+    out = []
+    for key in sorted(k for k in file.files if k.endswith("/blendshapes")):
+        if any(f"/{speaker}/" in f"/{key}" for speaker in HELD_OUT):
+            continue
+        curve = file[key]
+        full = np.zeros((len(curve), len(ARKIT)))
+        for k, source in known:
+            full[:, k] = np.nan_to_num(curve[:, source])
+        out.append(full)
+    return out
 
 
 # --- photos, there and back

@@ -14,7 +14,7 @@ from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import FaceTracker
 from visavis.engine.body.model import load_body
 from visavis.engine.motion.channels import ARKIT, FACE_SLICE, GAZE_SLICE, HEAD_SLICE, FloatArray
-from visavis.engine.training.video_data import HELD_OUT, Job, Shard
+from visavis.engine.training.video_data import Job, Shard, read_curves
 from visavis.engine.video.drive import Bytes, Driven, Float64
 from visavis.engine.video.figure import Figure
 from visavis.engine.video.renderer import mesh_of
@@ -121,23 +121,6 @@ def motions(curve: Float64, neutral: FloatArray, rng: np.random.Generator) -> li
     return out
 
 
-def read_curves(data: Path) -> list[Float64]:
-    """Tracked expression curves (T, 52) of the films that training may see."""
-    file = np.load(data / "grid/arkit_curves.npz")
-    names = [str(name) for name in file["names"]]
-    known = [(k, names.index(name)) for k, name in enumerate(ARKIT) if name in names]
-    out = []
-    for key in sorted(k for k in file.files if k.endswith("/blendshapes")):
-        if any(f"/{speaker}/" in key or key.startswith(f"{speaker}/") for speaker in HELD_OUT):
-            continue
-        full = np.zeros((len(file[key]), len(ARKIT)))
-        for k, source in known:
-            full[:, k] = np.nan_to_num(file[key][:, source])
-        if len(full) > RUN + 12:
-            out.append(full)
-    return out
-
-
 def drawn_shard(photo: Bytes, tracker: FaceTracker, curves: list[Float64], speaker: str, seed: int) -> Shard:
     """One photo that speaks: warp, and the finer picture as its target."""
     rng = np.random.default_rng(seed)
@@ -155,7 +138,7 @@ def drawn_jobs(data: Path, tracker: FaceTracker, count: int) -> list[Job]:
     """A shard each of `count` portraits."""
     from PIL import Image
 
-    curves = read_curves(data)
+    curves = [curve for curve in read_curves(data) if len(curve) > RUN + 12]
     photos = sorted(p for p in (data / "portraits").iterdir() if p.suffix in (".jpg", ".png"))
 
     def job(path: Path, seed: int) -> Job:

@@ -16,7 +16,7 @@ from visavis.engine.body.detect import Face, FaceTracker
 from visavis.engine.body.model import load_body
 from visavis.engine.motion.channels import ARKIT, GAZE_SLICE
 from visavis.engine.training.bake_body import Sampler, load_obj, load_target
-from visavis.engine.training.video_data import HELD_OUT, Job, Shard
+from visavis.engine.training.video_data import Job, Shard, read_curves
 from visavis.engine.training.video_data_atlas import person_atlas
 from visavis.engine.training.video_data_render import (
     KIND,
@@ -80,16 +80,7 @@ class Library:
         ]  # fmt: skip
         self.hair = [pair for pair in hair if not self._hides_an_eye(pair[0])]
         self.skins = sorted((self.data / "skins").glob("*.png"))
-        curves = np.load(data / "grid/arkit_curves.npz")
-        names = [str(name) for name in curves["names"]]
-        known = [(k, names.index(name)) for k, name in enumerate(ARKIT) if name in names]
-        keys = [k for k in curves.files if k.endswith("/blendshapes") and not any(f"/{s}/" in k for s in HELD_OUT)]  # fmt: skip
-        self.curves = []
-        for key in sorted(keys)[::4]:
-            full = np.zeros((len(curves[key]), len(ARKIT)))
-            for k, source in known:
-                full[:, k] = np.nan_to_num(curves[key][:, source])
-            self.curves.append(full)
+        self.curves = read_curves(data)[::4]
 
     def _hides_an_eye(self, hair: Piece) -> bool:
         assert hair.fitting is not None
