@@ -1,6 +1,6 @@
 """visavis bench quality --stage video: are the generator's pictures better than the warp, and as good as the real video?
 
-    visavis bench quality --stage video --data DATA [--steps 1,2,4] [--clips 20] [--portraits 10] [--sheet OUT.png]
+    visavis bench quality --stage video --data DATA [--steps 1,2,4] [--clips 20] [--portraits 10] [--learn 5] [--sheet OUT.png]
 
 Clips of speakers that no network was trained on (`DATA/grid/val/s26`, `s31`): an avatar is enrolled from the first frame, the motion is captured
 from the clip (`--motion track`: tracked as for any avatar), and what the warp alone (`warp`) and the generator with so many steps (`steps 2`) make of it is held against the real frames, at
@@ -13,6 +13,9 @@ the avatar's own resolution. Regions follow the real frame's landmarks: lips (ou
   detail          energy of the finest details of the face, as a multiple of the real video's
   flicker         second difference in time over the face, as a multiple of the real video's; flicker_lips over the lips
   frechet         Frechet distance of made and real frames over mean and spread of the taef2 encoder's features of the face box
+
+With `--learn N` the column `learned` is the mouth alone by a network that learned each speaker's mouth from N further clips, which are not judged
+(`visavis enroll FILM --learn`; needs torch).
 
 Portraits (`DATA/portraits`) under synthetic motion: identity distance to the photo, and detail of the face as a share of the photo's.
 The last line is JSON.
@@ -37,6 +40,7 @@ from visavis.benchmarks.quality_video_material import (
     methods_of,
     scene_of,
     synthetic_motion,
+    taught_by,
 )
 from visavis.benchmarks.quality_video_metrics import (
     Bytes,
@@ -228,19 +232,31 @@ def run(
     sheet: Path | None = None,
     *,
     tracked: bool = False,
+    learn: int = 0,
 ) -> dict[str, Any]:
-    """Everything; `sheet`: contact sheets are written beside this name. Returns what the last line says."""
+    """Everything; `sheet`: contact sheets are written beside this name; `learn`: from so many further clips a speaker's own network is made. Returns
+    what the last line says."""
     from tqdm import tqdm
 
     judges = Judges.load(data)
     totals = {name: Figures() for name in (*methods, "real")}
     paths = [sorted((data / "grid/val" / speaker).glob("*.mkv")) for speaker in SPEAKERS]
-    chosen = [path for own in paths for path in own[: max(1, clips // len(SPEAKERS))]] if clips else []
+    each = max(1, clips // len(SPEAKERS))
+    chosen = [path for own in paths for path in own[:each]] if clips else []
+    if learn and min(len(own) - each for own in paths) < learn:
+        raise FileNotFoundError(f"of {clips} clips judged too few are left to learn from {learn}")
     if clips and not chosen:
         raise FileNotFoundError(f"no clips under {data / 'grid/val'}")
+    taught: dict[str, Method] = {}
+    if learn:
+        totals["learned"] = Figures()
+        taught = {
+            speaker: taught_by(own[each:][:learn]) for speaker, own in zip(SPEAKERS, paths, strict=True)
+        }
     strips: list[Bytes] = []
     for path in tqdm(chosen, desc="clips", unit="clip"):
-        strips.append(judge_clip(scene_of(path, judges, tracked=tracked), methods, judges, totals))
+        all_methods = {**methods, "learned": taught[path.parent.name]} if learn else methods
+        strips.append(judge_clip(scene_of(path, judges, tracked=tracked), all_methods, judges, totals))
     photos = sorted((data / "portraits").glob("*.jpg"))[:: max(1, 360 // max(portraits, 1))][:portraits]
     portrait_strips = []
     for path in tqdm(photos, desc="portraits", unit="photo"):
@@ -265,6 +281,7 @@ def run(
         "motion": "track" if tracked else "capture",
         "clips": len(chosen),
         "portraits": len(photos),
+        "learned_from": learn,
         "methods": rounded,
     }
 
@@ -283,6 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--portraits", type=int, default=10, help="portraits, 0 for none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--motion", choices=("capture", "track"), default="capture", help="fitted to the avatar itself, or as for any avatar (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--learn", type=int, default=0, metavar="N", help="clips of each speaker, not judged, to learn the mouth from (default: none)")  # fmt: skip
     parser.add_argument("--sheet", type=Path, help="write contact sheets: OUT.png gives OUT-clips-0.png, ...")
     args = parser.parse_args(argv)
     try:
@@ -297,6 +315,7 @@ def main(argv: list[str] | None = None) -> int:
             args.portraits,
             args.sheet,
             tracked=args.motion == "track",
+            learn=args.learn,
         )
     except FileNotFoundError as error:
         print(f"visavis: {error}", file=sys.stderr)

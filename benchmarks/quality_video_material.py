@@ -43,6 +43,19 @@ def methods_of(steps: list[int]) -> dict[str, Method]:
     return out
 
 
+def taught_by(clips: list[Path]) -> Method:
+    """The mouth alone by a network that learned from these clips of the person; the shared one where they taught it nothing."""
+    from visavis.engine.training.video_personal import learn
+    from visavis.engine.video.crop import MOUTH
+    from visavis.engine.video.generator import LIVE_STEPS, WEIGHTS, Generator
+    from visavis.engine.video.personal import folder
+
+    lesson = learn(clips)
+    print(f"{clips[0].parent.name}: {lesson}", file=sys.stderr)
+    weights = folder(lesson.weights, WEIGHTS)
+    return lambda renderer: Generator(renderer, steps=LIVE_STEPS, area=MOUTH, weights=weights)
+
+
 def film(renderer: Renderer, painter: Painter | None, motion: FloatArray) -> Iterator[Bytes]:
     """Frames for motion (T, N_CHANNELS)."""
     for row in motion:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import dataclasses
 import importlib
 import json
 import logging
@@ -11,7 +13,7 @@ import os
 import pkgutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,6 +23,7 @@ from visavis.engine.errors import VisavisError
 
 if TYPE_CHECKING:
     from visavis.engine.avatar import Avatar
+    from visavis.engine.training.video_personal import Lesson
 
 EXIT_FAULT = 1
 EXIT_INPUT = 2
@@ -75,7 +78,7 @@ def _parser() -> Parser:
         "--avatar",
         action="append",
         default=[],
-        metavar="A.avatar|PHOTO",
+        metavar="A.avatar|PHOTO|FILM",
         help="a person to offer (repeatable)",
     )
     sub.add_argument("--no-demo", action="store_true", help="do not offer the demo person")
@@ -134,8 +137,13 @@ def _parser() -> Parser:
     sub.add_argument("--log", choices=("text", "json"), default="text", help="form of log lines")
     sub.add_argument("--verbose", action="store_true", help="log every request")
 
-    sub = command("enroll", enroll, "make an avatar of a photo", "visavis enroll me.jpg -o me.avatar")
-    sub.add_argument("photo", type=Path, metavar="PHOTO")
+    sub = command(
+        "enroll",
+        enroll,
+        "make an avatar of a photo, or of a film's best frame",
+        "visavis enroll me.jpg -o me.avatar",
+    )
+    sub.add_argument("photo", type=Path, metavar="PHOTO|FILM")
     sub.add_argument("-o", "--out", type=Path, required=True, metavar="A.avatar")
     sub.add_argument(
         "--face", type=int, metavar="N", help="which face, counted from the left, where there are several"
@@ -145,6 +153,10 @@ def _parser() -> Parser:
     )
     sub.add_argument("--name", default="", help="the person's name, kept in the file")
     sub.add_argument("--consent", default="", help="a statement that the person agrees, kept in the file")
+    sub.add_argument(
+        "--learn", action="store_true",
+        help="let the video network learn this person's mouth from a FILM in which it speaks; minutes (needs: pip install 'visavis[train]')",
+    )  # fmt: skip
 
     sub = command(
         "render",
@@ -152,7 +164,7 @@ def _parser() -> Parser:
         "make a movie of a person speaking",
         "visavis render me.jpg speech.wav -o out.mp4 --seed 7",
     )
-    sub.add_argument("avatar", type=Path, metavar="A.avatar|PHOTO")
+    sub.add_argument("avatar", type=Path, metavar="A.avatar|PHOTO|FILM")
     sub.add_argument(
         "speech", type=Path, nargs="?", metavar="SPEECH", help="WAV, MP3, FLAC, a video with sound, ..."
     )
@@ -271,20 +283,32 @@ def _check_seed(seed: int) -> int:
 
 
 def _enroll(photo: Path, *, face: int | None, size: int, name: str = "", consent: str = "") -> Avatar:
-    """Enrol with a progress bar."""
+    """Enrol a photo, or a film's best frame, with a progress bar."""
     from visavis.engine.enroll import enroll
+    from visavis.engine.film import enroll_film, is_film
 
     if not photo.is_file():
         raise InputError(f"no such photo: {photo}")
     if face is not None and face < 1:
         raise InputError(f"--face {face}: faces are counted from 1, from the left")
-    with _bar(100, "enrolling", "%", bar_format="{desc} {bar} {percentage:3.0f} %") as bar:
+    if is_film(photo) and face is not None:
+        raise InputError(f"--face goes with a photo; of the film {photo} the face that is nearest is taken")
+    with _stages("enrolling") as progress:
+        if is_film(photo):
+            return enroll_film(photo, size=size, name=name, consent=consent, progress=progress)
+        return enroll(photo, face=face, size=size, name=name, consent=consent, progress=progress)
+
+
+@contextlib.contextmanager
+def _stages(first: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar for what reports stages and the share (0..1) that is done."""
+    with _bar(100, first, "%", bar_format="{desc} {bar} {percentage:3.0f} %") as bar:
 
         def progress(stage: str, share: float) -> None:
             bar.set_description(stage, refresh=False)
             bar.update(max(0.0, 100 * share - bar.n))
 
-        return enroll(photo, face=face, size=size, name=name, consent=consent, progress=progress)
+        yield progress
 
 
 def _avatar(path: Path, *, face: int | None, size: int) -> Avatar:
@@ -312,12 +336,30 @@ def enroll(args: argparse.Namespace) -> int:
         raise InputError(f"the output {out} must end in .avatar")
     if not out.parent.is_dir() or out.is_dir():
         raise InputError(f"the output cannot be written: {out}")
+    teacher = _teacher(args.photo) if args.learn else None
     avatar = _enroll(args.photo, face=args.face, size=args.size, name=args.name, consent=args.consent)
+    said = f"{out}: {avatar.width}x{avatar.height}, landmarks within {avatar.metadata.get('landmark_error_px', '?')} px"
+    if teacher is not None:
+        with _stages("fitting the film") as progress:
+            lesson = teacher(args.photo, size=args.size, progress=progress)
+        avatar = dataclasses.replace(avatar, personal=lesson.weights)
+        said += f"\n{lesson}"
     avatar.save(out)
-    print(
-        f"{out}: {avatar.width}x{avatar.height}, landmarks within {avatar.metadata.get('landmark_error_px', '?')} px"
-    )
+    print(said)
     return 0
+
+
+def _teacher(film: Path) -> Callable[..., Lesson]:
+    """What learns from a film; InputError where this is none or where the packages are missing, before any work is done."""
+    from visavis.engine.film import is_film
+
+    if not is_film(film):
+        raise InputError(f"--learn needs a film of the person speaking; {film} is not called one")
+    try:
+        from visavis.engine.training.video_personal import learn
+    except ModuleNotFoundError as error:
+        raise InputError(f"--learn needs {error.name}: pip install 'visavis[train]'") from None
+    return learn
 
 
 def render(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from visavis.engine.body.surface import Seam, Surface
 from visavis.engine.errors import AvatarError
 from visavis.engine.motion.channels import ARKIT, FloatArray, zero_motion
 from visavis.engine.video.interior import Layer
+from visavis.engine.video.personal import PersonalWeights
 
 FORMAT = "visavis-avatar"
 VERSION = 2
@@ -35,7 +36,8 @@ class Avatar:
 
     texture (H, W, 4) the person's layer, straight RGBA; plate (H, W, 3) the background filled behind; surface and layers (back to front) in
     world axes; limbs: arms with visible hands, in front of the surface, back to front; pivots (5, 3) joint positions named by PIVOTS; fit: the photo's own shape, expression and pose;
-    metadata: name, photo_sha256, created (ISO 8601), consent, landmark_error_px, ...
+    metadata: name, photo_sha256, created (ISO 8601), consent, landmark_error_px, ...; personal: what the video network learned of this person from
+    a film, if it did.
     """
 
     texture: Bytes
@@ -46,6 +48,7 @@ class Avatar:
     fit: Fit
     metadata: dict[str, Any] = field(default_factory=dict)
     limbs: tuple[Limb, ...] = ()
+    personal: PersonalWeights | None = None
 
     @property
     def width(self) -> int:
@@ -82,6 +85,8 @@ class Avatar:
         for name in ("shape", "expression", "rotation", "translation"):
             arrays[f"fit.{name}"] = np.asarray(getattr(self.fit, name), np.float32)
         arrays["surface.units"] = arrays["surface.units"].astype(np.float16)
+        if self.personal is not None:
+            arrays["personal"] = self.personal.weights
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -91,6 +96,7 @@ class Avatar:
             "limbs": [limb.side for limb in self.limbs],
             "camera": [self.fit.camera.focal, self.fit.camera.cx, self.fit.camera.cy],
             "fit_error": self.fit.error,
+            "personal_base": None if self.personal is None else self.personal.base,
             "metadata": self.metadata,
         }
         content = save(
@@ -168,6 +174,9 @@ class Avatar:
             fit,
             dict(header["metadata"]),
             limbs,
+            PersonalWeights(arrays["personal"], str(header["personal_base"]))
+            if "personal" in arrays
+            else None,
         )
         height, width = avatar.plate.shape[:2]
         n = len(surface.vertices)

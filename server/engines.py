@@ -85,7 +85,10 @@ class VisavisEngine:
         self, photo: bytes | Path, *, face: int | None, size: int, consent: str, name: str, progress: Progress
     ) -> Any:
         from visavis.engine.enroll import enroll
+        from visavis.engine.film import enroll_film, is_film
 
+        if isinstance(photo, Path) and is_film(photo):
+            return enroll_film(photo, size=size, consent=consent, name=name, progress=progress)
         return enroll(photo, face=face, size=size, consent=consent, name=name, progress=progress)
 
     def load(self, path: Path) -> Any:

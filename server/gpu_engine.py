@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from visavis.engine.motion.diffusion import Controls
     from visavis.engine.runtime.gpu.device import Device
     from visavis.engine.runtime.gpu.worker import GpuSession, Worker
+
+log = logging.getLogger(__name__)
 
 SLOTS = 32
 """Sessions of one size and quality on a device."""
@@ -43,6 +46,8 @@ class GpuEngine(VisavisEngine):
         from visavis.engine.video.generator import available
 
         painted = generator and available()
+        if painted and avatar.personal is not None:
+            log.info("a device's batch shares one video network: what it learned of one person is not used")
         worker = self._worker(avatar.width, avatar.height, painted=painted)
         return DeviceSession(
             worker, worker.open(avatar, seed=seed, lookahead=lookahead, max_queue_s=max_queue_s), painted

@@ -97,13 +97,16 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
 
 
 def _check_person(path: Path) -> None:
-    """A file that is neither an avatar nor a usable photo ends the start, not the first call: VisavisError says what is wrong."""
+    """A file that is neither an avatar nor a usable photo or film ends the start, not the first call: VisavisError says what is wrong."""
     from visavis.engine.avatar import Avatar
     from visavis.engine.body.detect import find_face
     from visavis.engine.body.photo import load_photo
+    from visavis.engine.film import check_film, is_film
 
     if path.suffix.lower() == ".avatar":
         Avatar.load(path)
+    elif is_film(path):
+        check_film(path)
     else:
         find_face(load_photo(path).rgb)
 

@@ -86,6 +86,13 @@ def load_photo(source: Path | str | bytes, max_pixels: int = 40_000_000) -> Phot
     return Photo(rgb, alpha, hashlib.sha256(data).hexdigest())
 
 
+def as_png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """A picture (H, W, 3) as bytes that `load_photo` reads back without loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()

@@ -76,7 +76,7 @@ class Track:
 
 
 def read_frames(path: Path) -> Iterator[tuple[Bytes, float]]:
-    """Frames (H, W, 3) RGB of a video and the stream's frame rate; VideoError when it cannot be read."""
+    """Frames (H, W, 3) RGB of a video, upright, and the stream's frame rate; VideoError when it cannot be read."""
     import av
 
     if not Path(path).is_file():
@@ -89,7 +89,11 @@ def read_frames(path: Path) -> Iterator[tuple[Bytes, float]]:
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             for frame in container.decode(stream):
-                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), rate
+                picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                quarters = (
+                    round(frame.rotation / 90) % 4
+                )  # a telephone held upright writes what its sensor saw
+                yield (np.ascontiguousarray(np.rot90(picture, quarters)) if quarters else picture), rate
     except VideoError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:

@@ -52,7 +52,7 @@ def _compile(
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         # Without such units bf16 is emulated, and slower than f32.
-        "INFERENCE_PRECISION_HINT": "bf16" if fast and _has_bf16() else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if fast and has_bf16() else "f32",
     }
     model = core.read_model(path)
     if batch is not None:
@@ -87,7 +87,7 @@ class OpenVinoNetwork:
 
 
 @lru_cache(maxsize=1)
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Does this CPU multiply bf16 in hardware (AMX or AVX-512 BF16)?"""
     try:
         flags = Path("/proc/cpuinfo").read_text()

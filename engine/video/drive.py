@@ -6,17 +6,16 @@ fitted through the avatar's own rig to the landmarks of the target, so that warp
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from visavis.engine.avatar import PIVOTS
 from visavis.engine.body.detect import Face, FaceTracker, find_face
 from visavis.engine.body.fit import FACE_OVAL, IRIS, LIDS, LIPS_LOWER_INNER, LIPS_OUTER, LIPS_UPPER_INNER
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix
+from visavis.engine.body.photo import as_png
 from visavis.engine.enroll import crop_to_person, enroll
 from visavis.engine.motion.channels import (
     ARKIT,
@@ -63,9 +62,7 @@ class Driven:
         if face is None:
             raise ValueError("no face in the photo")
         framed_by = find_face(photo)  # as enrolment does
-        buffer = io.BytesIO()
-        Image.fromarray(photo).save(buffer, "png", compress_level=1)
-        self.avatar = enroll(buffer.getvalue(), size=size)
+        self.avatar = enroll(as_png(photo), size=size)
         framed, _, moved = crop_to_person(photo, None, framed_by, size)
         if framed.shape[:2] != (self.avatar.height, self.avatar.width):
             raise ValueError("enrolment framed the photo otherwise")

@@ -21,6 +21,7 @@ from visavis.engine.diffusion import schedule
 from visavis.engine.motion.channels import FloatArray, zero_motion
 from visavis.engine.runtime import load
 from visavis.engine.video.crop import CROP, MOUTH, WHOLE, Area, FaceCrop, cut, paste
+from visavis.engine.video.personal import folder
 from visavis.engine.video.renderer import Renderer
 from visavis.kernels import Target
 
@@ -170,13 +171,15 @@ def default_threads() -> int:
 
 
 def generator_for(warp: Renderer, *, steps: int | None = None, seed: int = 0) -> Generator | None:
-    """The generator of a session, on the mouth, or None for the warp alone.
+    """The generator of a session, on the mouth and with the person's own weights where the avatar has some, or None for the warp alone.
 
     `steps` None: as many as this machine can do in real time, found by trying; 0: none.
     """
     if steps is None:
         steps = affordable_steps(default_threads())
-    return Generator(warp, steps=steps, seed=seed, area=MOUTH) if steps else None
+    if not steps:
+        return None
+    return Generator(warp, steps=steps, seed=seed, area=MOUTH, weights=folder(warp.avatar.personal, WEIGHTS))
 
 
 def costs(

@@ -1,0 +1,149 @@
+"""A film of one person as the material of an avatar: the frame that makes the best photo, and all others to learn from.
+
+Films are gone through frame by frame; what is kept does not grow with their length but for the landmarks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from visavis.engine.avatar import Avatar
+from visavis.engine.body.detect import Face, FaceTracker
+from visavis.engine.body.person import aperture, eye_openness
+from visavis.engine.body.photo import as_png
+from visavis.engine.body.track import read_frames
+from visavis.engine.enroll import enroll
+from visavis.engine.errors import VideoError
+from visavis.engine.video.capture import find_faces
+from visavis.engine.video.drive import smooth_faces
+
+Bytes = npt.NDArray[np.uint8]
+SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".3gp"})
+"""Names of films end so."""
+CANDIDATES = 12
+"""Frames that are looked at for sharpness: the calmest faces."""
+OPEN_WEIGHT, LID_WEIGHT, YAW_WEIGHT = 8.0, 3.0, 2.0
+"""What a frame loses by lips that are apart (in distances between the eyes' corners), by lids lower than usual, and by a turn (in radians)."""
+
+
+def is_film(path: Path) -> bool:
+    """Does its name say that a file is a film?"""
+    return path.suffix.lower() in SUFFIXES
+
+
+def check_film(path: Path, most: int = 50) -> None:
+    """VideoError where a film cannot be read or shows no face in its first `most` frames."""
+    tracker = FaceTracker()
+    for frame, _ in itertools.islice(read_frames(path), most):
+        if tracker.detect(frame) is not None:
+            return
+    raise VideoError(f"no face found in the first {most} frames of {path}")
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """A film and the person's face in each of its frames (None: not found), with the detector's jitter taken off."""
+
+    path: Path
+    faces: list[Face | None]
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        tracker: FaceTracker | None = None,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Film:
+        """Look for the face in every frame; `progress` is told how many are done. VideoError where the film cannot be read or shows no face."""
+
+        def counted() -> Iterator[Bytes]:
+            for k, (frame, _) in enumerate(read_frames(path)):
+                progress(k)
+                yield frame
+
+        faces = smooth_faces(find_faces(counted(), tracker or FaceTracker()))
+        if not any(face is not None for face in faces):
+            raise VideoError(f"no face found in any of the {len(faces)} frames of {path}")
+        return cls(path, faces)
+
+    def frames(self, numbers: Iterable[int]) -> Iterator[tuple[int, Bytes]]:
+        """Some of the frames (H, W, 3), in the film's order, with their numbers."""
+        wanted = set(numbers)
+        last = max(wanted, default=-1)
+        for k, (frame, _) in enumerate(read_frames(self.path)):
+            if k in wanted:
+                yield k, frame
+            if k >= last:
+                return
+
+    def photo(self) -> Bytes:
+        """The frame that makes the best photo: lips together, eyes open, the face to the viewer, and of such frames the sharpest."""
+        best: tuple[float, Bytes] | None = None
+        for k, frame in self.frames(calmest(self.faces)):
+            face = self.faces[k]
+            assert face is not None
+            score = _sharpness(frame, face)
+            if best is None or score > best[0]:
+                best = score, frame
+        assert best is not None
+        return best[1]
+
+
+def calmest(faces: list[Face | None], count: int = CANDIDATES) -> list[int]:
+    """Numbers of the frames whose faces are most like a portrait's, best first: lips together, eyes open, not turned. Of `count` at most, none much
+    worse than the best."""
+    seen = [(k, face) for k, face in enumerate(faces) if face is not None]
+    marks = np.stack([face.landmarks for _, face in seen])
+    lids = eye_openness(marks).mean(1)
+    usual = float(np.quantile(lids, 0.6))
+    yaw = np.array([face.yaw for _, face in seen])
+    loss = (
+        OPEN_WEIGHT * np.maximum(aperture(marks), 0)
+        + LID_WEIGHT * np.maximum(usual - lids, 0) / max(usual, 1e-3)
+        + YAW_WEIGHT * np.abs(yaw)
+    )
+    order = np.argsort(loss, kind="stable")[:count]
+    return [seen[k][0] for k in order if loss[k] <= loss[order[0]] + 0.15]
+
+
+def _sharpness(frame: Bytes, face: Face) -> float:
+    """Spread of the Laplacian over the face."""
+    low, high = face.landmarks[:468, :2].min(0), face.landmarks[:468, :2].max(0)
+    x0, y0 = np.maximum(low, 0).astype(int)
+    x1, y1 = np.minimum(high + 1, [frame.shape[1], frame.shape[0]]).astype(int)
+    if x1 - x0 < 3 or y1 - y0 < 3:
+        return 0.0
+    grey = cv2.cvtColor(np.ascontiguousarray(frame[y0:y1, x0:x1]), cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).std())
+
+
+def enroll_film(
+    path: Path,
+    *,
+    size: int = 512,
+    consent: str = "",
+    name: str = "",
+    progress: Callable[[str, float], None] | None = None,
+) -> Avatar:
+    """Make an avatar of the frame of a film that makes the best photo.
+
+    Parameters as for `enroll`. VideoError where the film cannot be read or shows no face, PhotoError where its best frame cannot be used.
+    """
+    report = progress or (lambda what, share: None)
+    report("looking for the face", 0.0)
+    film = Film.read(path, progress=lambda done: report("looking for the face", min(0.5, done / 1000)))
+    photo = as_png(film.photo())
+    return enroll(
+        photo,
+        size=size,
+        consent=consent,
+        name=name,
+        progress=lambda what, share: report(what, 0.5 + 0.5 * share),
+    )

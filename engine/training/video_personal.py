@@ -1,0 +1,221 @@
+"""Learn one person's mouth from a film: the shipped video network trained on a little, on that film alone.
+
+An avatar of the film's best frame is driven to meet the other frames (`video/capture.py`), and the network learns on its own rollouts, as in the
+last stage of its training, to make the real frames of them. The end of the film is held out: it says how far to go, and whether it was worth
+anything at all. Biases and norms stay (they are not among what `video/personal.py` puts into the networks' files).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from visavis.engine.body.detect import FaceTracker
+from visavis.engine.errors import VideoError
+from visavis.engine.film import Film
+from visavis.engine.motion.channels import FloatArray
+from visavis.engine.runtime.network import has_bf16
+from visavis.engine.training import loop
+from visavis.engine.training.video import Options, rollout_step, validate
+from visavis.engine.training.video_data import MAX_ERROR, Shard, runs
+from visavis.engine.training.video_export import export
+from visavis.engine.training.video_loader import Batch, Loader
+from visavis.engine.training.video_model import VideoConfig, VideoNet
+from visavis.engine.video.drive import Driven
+from visavis.engine.video.generator import WEIGHTS
+from visavis.engine.video.personal import PersonalWeights, learned
+
+RUN = 10
+"""Consecutive frames of a piece of film."""
+PIECES = 36
+"""Pieces taken of a film, spread over it: what they hold in memory is 260 MB."""
+HELD_OUT = 0.2
+"""Share of a film's pieces, its last ones, that judge."""
+LEAST_FRAMES = 50
+"""Two seconds: less teaches nothing."""
+STEPS, EVERY = 100, 20
+"""Steps at most, and steps between two looks at what was held out. On 15 s of film most is learned after 40, and nothing is gained after 60 to 100."""
+RATE = 4e-4
+SMALL = 256
+"""Parameters with fewer numbers stay."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What came of it: the weights, None where the film taught nothing; error about the mouth (0..1) in the held out frames of the warp alone, of the
+    shipped network and of the one that learned."""
+
+    weights: PersonalWeights | None
+    warp: float
+    shipped: float
+    own: float
+    frames: int
+
+    def __str__(self) -> str:
+        figures = f"error about the mouth {self.warp:.4f} by the warp alone, {self.shipped:.4f} by the shared network"
+        if self.weights is None:
+            return (
+                f"{self.frames} frames taught nothing about this mouth ({figures}): the shared network stays"
+            )
+        return f"learned from {self.frames} frames: {figures}, {self.own:.4f} by this person's own"
+
+
+def shards_of(
+    films: Sequence[Path],
+    *,
+    size: int = 512,
+    tracker: FaceTracker | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Shard]:
+    """Pieces of films of one person, each film's driven by an avatar of its own best frame: a shard a piece, in time order.
+
+    VideoError where a film cannot be read or shows no face.
+    """
+    tracker = tracker or FaceTracker()
+    made: list[Shard] = []
+    each = max(1, PIECES // len(films))
+    for number, path in enumerate(films):
+        film = Film.read(path, tracker)
+        progress((number + 0.4) / len(films))
+        made += _pieces(Driven(film.photo(), tracker, size=size), film, each)
+        progress((number + 1) / len(films))
+    return made
+
+
+def _pieces(driven: Driven, film: Film, count: int) -> list[Shard]:
+    """`count` pieces of a film, RUN frames each, that the avatar met well."""
+    length = len(film.faces)
+    numbers = runs(length, min(count, length // RUN), RUN, np.random.default_rng(0))
+    most_px = MAX_ERROR * float(np.ptp(driven.rest[:468, 1]))
+    made: list[Shard] = []
+    motion: FloatArray | None = None
+    previous = start = -2
+    for k, frame in film.frames(numbers):
+        face = film.faces[k]
+        if face is None:
+            continue
+        follows = k == previous + 1
+        if not follows or not made or k - start >= RUN:
+            made.append(Shard.of(driven, "person", f"{film.path.stem}-{k}"))
+            start = k
+        previous = k
+        motion, error = driven.motion_to(face, motion if follows else None)
+        if error <= most_px:
+            picture = driven.frame(frame)
+            made[-1].add(driven, driven.aligned(picture, motion), picture, error, k)
+    return [shard for shard in made if len(shard) >= 3]
+
+
+def shipped_net(weights: Path = WEIGHTS) -> VideoNet:
+    """The networks as they are shipped."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    path = weights / "video.safetensors"
+    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        config = json.loads(file.metadata()["config"])
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    net = VideoNet(VideoConfig(**config))
+    net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return net
+
+
+def trainable(net: VideoNet) -> list[nn.Parameter]:
+    """What learns: the large parameters of the networks of the frame and of the step; all others are frozen."""
+    net.requires_grad_(False)
+    chosen = [p for part in (net.frame, net.step) for p in part.parameters() if p.numel() >= SMALL]
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    return chosen
+
+
+def teach(
+    net: VideoNet,
+    lessons: Loader,
+    judged: list[Batch],
+    *,
+    steps: int = STEPS,
+    rate: float = RATE,
+    bf16: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[VideoNet, dict[str, float], dict[str, float]]:
+    """Train `net` on; returns the best by the held out frames (`net` as it came in where none is better), and the figures of `validate` before and
+    of the best."""
+    options = Options("rollout", Path(), steps, lessons.clips, lessons.frames, rate, 0.0, 0.0, 2)
+    before = validate(net, judged, (1,))
+    best, figures = copy.deepcopy(net), before
+    average = copy.deepcopy(net).requires_grad_(False)
+    chosen = trainable(net)
+    optimizer = torch.optim.AdamW(chosen, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(steps):
+        loop.set_rate(optimizer, loop.learning_rate(step, rate, steps, warm_up=10))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, _ = rollout_step(net, lessons.batch(0.0), None, options)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(chosen, 1.0)
+        optimizer.step()
+        loop.average(average, net, step, most=0.95)
+        progress((step + 1) / steps)
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
+            now = validate(average, judged, (1,))
+            if now["mouth_1"] < figures["mouth_1"]:
+                best, figures = copy.deepcopy(average), now
+    return best, before, figures
+
+
+def learn(
+    film: Path | Sequence[Path],
+    *,
+    size: int = 512,
+    steps: int = STEPS,
+    threads: int = 1,
+    weights: Path = WEIGHTS,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> Lesson:
+    """A person's own weights from a film of it, or from several.
+
+    `threads`: more than the machine has free cores make it many times slower, not faster. VideoError where the film cannot be read, shows no face or is too short.
+    """
+    films = [film] if isinstance(film, Path) else list(film)
+    progress("fitting the film", 0.0)
+    shards = shards_of(films, size=size, progress=lambda share: progress("fitting the film", 0.4 * share))
+    count = sum(len(shard) for shard in shards)
+    if count < LEAST_FRAMES:
+        raise VideoError(
+            f"{films[0]}: the face can be followed in {count} frames only; {LEAST_FRAMES} at least are needed to learn from"
+        )
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    held = max(1, round(HELD_OUT * len(shards)))
+    with tempfile.TemporaryDirectory(prefix="visavis-learn-") as place:
+        root = Path(place)
+        for name, part in (("film", shards[:-held]), ("held", shards[-held:])):
+            (root / name).mkdir()
+            for k, shard in enumerate(part):
+                shard.save(root / name / f"{k:03}.npz")
+        del shards
+        lessons = Loader(root, {"film": 1.0}, clips=8, frames=6)
+        judge = Loader(root, {"held": 1.0}, clips=8, frames=6, seed=5, augment=False)
+        net = shipped_net(weights)
+        best, before, after = teach(
+            net, lessons, [judge.batch(0.0) for _ in range(4)], steps=steps, bf16=has_bf16(),
+            progress=lambda share: progress("learning the mouth", 0.4 + 0.55 * share),
+        )  # fmt: skip
+        own = None
+        if after["mouth_1"] < before["mouth_1"]:
+            progress("writing the network", 0.96)
+            with warnings.catch_warnings():  # the exporter's own, of no use to whoever enrols
+                warnings.simplefilter("ignore")
+                export(best.half().float(), root / "onnx")
+            own = learned(root / "onnx", weights)
+    progress("done", 1.0)
+    return Lesson(own, before["warp"], before["mouth_1"], after["mouth_1"], count)
