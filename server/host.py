@@ -136,6 +136,8 @@ class WorkerHost:
             slot.live.append((np.frombuffer(payload, "<i2"), int(header["rate"])))
         elif op == "watch":
             slot.watched = bool(header["on"])
+        elif op == "late":
+            slot.missed += 1
         elif op == "push":
             self._post(slot, lambda: self._answer(header, lambda: self._push(slot, header, payload)))
         elif op == "commit":

@@ -43,7 +43,7 @@ LEAST_FRAMES = 50
 """Two seconds: less teaches nothing."""
 STEPS, EVERY = 100, 20
 """Steps at most, and steps between two looks at what was held out. On 15 s of film most is learned after 40, and nothing is gained after 60 to 100."""
-RATE = 4e-4
+RATE = 1e-3
 SMALL = 256
 """Parameters with fewer numbers stay."""
 
