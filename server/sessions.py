@@ -262,8 +262,7 @@ class LiveSession:
         metrics.reduced_frames.inc(self.reduced)
         if now - due > FRAME_S:
             metrics.late_frames.inc()
-        if now - due + encode_seconds() > FRAME_S:
-            # the worker cannot see that its frames, though made in time, are not out in time
+            # the worker cannot see that its frames, though made in time, arrive here too late
             self.worker.tell({"op": "late", "session": self.id})
         self._average(
             {
