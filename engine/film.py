@@ -20,8 +20,7 @@ from visavis.engine.body.photo import as_png
 from visavis.engine.body.track import read_frames
 from visavis.engine.enroll import enroll
 from visavis.engine.errors import VideoError
-from visavis.engine.video.capture import find_faces
-from visavis.engine.video.drive import smooth_faces
+from visavis.engine.video.capture import follow_face
 
 Bytes = npt.NDArray[np.uint8]
 SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".3gp"})
@@ -68,10 +67,7 @@ class Film:
                 progress(k)
                 yield frame
 
-        faces = smooth_faces(find_faces(counted(), tracker or FaceTracker()))
-        if not any(face is not None for face in faces):
-            raise VideoError(f"no face found in any of the {len(faces)} frames of {path}")
-        return cls(path, faces)
+        return cls(path, follow_face(counted(), tracker or FaceTracker(), str(path)))
 
     def frames(self, numbers: Iterable[int]) -> Iterator[tuple[int, Bytes]]:
         """Some of the frames (H, W, 3), in the film's order, with their numbers."""

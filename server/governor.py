@@ -1,9 +1,9 @@
 """Full quality while the machine keeps up, the moved photo alone while it does not.
 
 What a frame of the video network costs on an idle machine says little about a call in which encoders, sockets, other sessions and the caller's
-own browser want the same cores. So the decision is made by what frames really take, until they are made and until they are handed out, for each session, all the
-time: a run of late frames
-takes the network out, and after a while it is tried again, each time after a longer while if that was too early.
+own browser want the same cores. So the decision is made by what frames really take, until they are made and until they are handed out, for each
+session, all the time: a run of late frames takes the network out, and after a while it is tried again, each time after a longer while if that was
+too early.
 """
 
 from __future__ import annotations

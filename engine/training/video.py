@@ -279,9 +279,7 @@ def validate(net: VideoNet, batches: list[Batch], steps: tuple[int, ...]) -> dic
 def load(path: Path, *, smooth: bool = True) -> VideoNet:
     """A network from a checkpoint, with its averaged weights."""
     saved = torch.load(path, map_location="cpu", weights_only=False)
-    config = saved["config"]
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    net = VideoNet(VideoConfig(**config))
+    net = VideoNet(VideoConfig.from_dict(saved["config"]))
     net.load_state_dict(saved["average" if smooth else "net"])
     return net
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,13 @@ class VideoConfig:
     def to_dict(self) -> dict[str, object]:
         """For the checkpoint."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> VideoConfig:
+        """What `to_dict` gave, also where JSON has made lists of its tuples."""
+        return cls(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        )
 
 
 SIZES: dict[str, VideoConfig] = {

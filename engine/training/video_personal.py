@@ -122,8 +122,7 @@ def shipped_net(weights: Path = WEIGHTS) -> VideoNet:
     path = weights / "video.safetensors"
     with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
         config = json.loads(file.metadata()["config"])
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    net = VideoNet(VideoConfig(**config))
+    net = VideoNet(VideoConfig.from_dict(config))
     net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return net
 

@@ -50,6 +50,14 @@ def find_faces(frames: Iterable[Bytes], tracker: FaceTracker) -> list[Face | Non
     return faces
 
 
+def follow_face(frames: Iterable[Bytes], tracker: FaceTracker, name: str = "the video") -> list[Face | None]:
+    """The face in each frame of a film, with the detector's jitter taken off (None: not found). VideoError where no frame shows one."""
+    faces = smooth_faces(find_faces(frames, tracker))
+    if not any(face is not None for face in faces):
+        raise VideoError(f"no face found in any of the {len(faces)} frames of {name}")
+    return faces
+
+
 def capture_frames(
     frames: Callable[[], Iterable[Bytes]],
     rate: float,
@@ -67,10 +75,8 @@ def capture_frames(
     report = progress or (lambda what, share: None)
     tracker = tracker or FaceTracker()
     report("looking for the face", 0.0)
-    faces = smooth_faces(find_faces(frames(), tracker))
+    faces = follow_face(frames(), tracker, name)
     seen = np.flatnonzero([face is not None for face in faces])
-    if not len(seen):
-        raise VideoError(f"no face found in any of the {len(faces)} frames of {name}")
     driven: Driven | None = None
     found = np.zeros((len(seen), N_CHANNELS), np.float32)
     confidence = np.zeros(len(faces), np.float32)

@@ -90,12 +90,11 @@ def folder(personal: PersonalWeights | None, shipped: Path) -> Path:
 
 
 def _write(personal: PersonalWeights, shipped: Path, out: Path) -> None:
-    at = 0
-    for path in sorted(shipped.glob("video_*.onnx")):
-        if (
-            path.stem not in LEARNED
-        ):  # those of a part of the crop read their weights out of the others, by name
+    # those of a part of the crop read their weights out of the others, by name
+    for path in shipped.glob("video_*.onnx"):
+        if path.stem not in LEARNED:
             shutil.copyfile(path, out / path.name)
+    at = 0
     for name in LEARNED:
         content = shipped.joinpath(f"{name}.onnx").read_bytes()
         count = sum(stop - start for start, stop in spans(content)) // 2
