@@ -22,7 +22,7 @@ from visavis.engine.video.interior import clear_openings, eye_layer
 from visavis.engine.video.layers import split_layers
 from visavis.engine.video.limb_layers import part_limbs
 from visavis.engine.video.matte import person_matte
-from visavis.engine.video.mouth import mouth_layers
+from visavis.engine.video.mouth import dark_rim, mouth_layers
 
 SIZES = (256, 1024)
 BACKDROP = np.array([226, 228, 230], np.float32)
@@ -97,6 +97,8 @@ def enroll(
     }
     report("done", 1.0)
     texture = clear_openings(np.dstack([layers.foreground, layers.alpha]), surface)
+    if any(layer.name == "photoTeeth" for layer in interior):  # which shows it at rest
+        texture[..., 3] = np.round(texture[..., 3] * (1 - dark_rim(rgb, surface)))
     return Avatar(
         np.ascontiguousarray(texture),
         layers.plate,

@@ -113,3 +113,37 @@ def test_the_tongue_fades_where_it_turns_away(avatar):
     assert (np.diff(alpha.astype(int), axis=1) >= 0).all() and alpha[0, 0] < 8 and alpha[0, -1] > 247
     seen = tongue.uv[:, 0] / width
     assert (seen < 0.05).any() and (seen > 0.95).any()
+
+
+def test_a_dark_line_below_the_teeth_does_not_edge_the_lip(demo_photo, monkeypatch):
+    photo = load_photo(demo_photo).rgb.copy()
+    marks = find_face(photo).landmarks[list(LIPS_LOWER_INNER), :2]
+    cv2.polylines(photo, [np.round(marks[2:-2] + [0, 1]).astype(np.int32)], False, (25, 12, 10), 3)
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "png")
+    without = enroll(buffer.getvalue())
+    with monkeypatch.context() as patch:
+        patch.setattr(mouth, "RIM_DARKER", 0.0)
+        edged = enroll(buffer.getvalue())
+    still = [Renderer(person).render(zero_motion()).astype(float) for person in (without, edged)]
+    error = ((still[0] - still[1]) ** 2).mean()
+    assert 10 * np.log10(255**2 / max(error, 1e-9)) > 45, "at rest it is seen as before"
+    seam = next(s for s in without.surface.seams if s.name == "mouth")
+    px = np.round(without.surface.uv[seam.lower][4:-4] + [0, 1]).astype(int)
+    black = []
+    for person in (without, edged):
+        margin = person.texture[px[:, 1], px[:, 0]].astype(float)
+        black.append(((margin[:, :3].mean(1) < 90) & (margin[:, 3] > 128)).mean())
+    assert black[0] < 0.2 < 0.6 < black[1], "the lip does not carry the line along"
+
+
+def test_the_row_of_a_smile_is_lit_as_smiles_are():
+    """Measured in portraits: half way to the corner of the mouth teeth are hardly darker than in the middle."""
+    enamel, light = np.array([0.8, 0.7, 0.6]), np.ones(3)
+    in_smile = mouth._teeth_texture(True, enamel, light, smiling=True)
+    in_shade = mouth._teeth_texture(True, enamel, light, smiling=False)
+    row = slice(36, 52)
+    profile = [np.median(t[row, 246:266, :3]) for t in (in_smile, in_shade)]
+    half = [np.median(t[row, 140:170, :3]) for t in (in_smile, in_shade)]
+    assert profile[0] > 0.9 * 255 * 0.7 and half[0] > 0.8 * profile[0]
+    assert half[1] < 0.8 * profile[1]
