@@ -1,6 +1,6 @@
 """visavis bench quality --stage motion: does the motion follow the speech, and does it live?
 
-    visavis bench quality --stage motion --data DATA [--voices VOICES.npz] [--peer DIR] [--teacher DIR] [--minutes 60] [--plots DIR]
+    visavis bench quality --stage motion --data DATA [--voices VOICES.npz] [--peer DIR] [--teacher DIR] [--minutes 60] [--learn N] [--plots DIR]
 
 Speakers that nothing was trained on (DATA/grid/val/s26, s31) and synthetic voices, spoken by every motion source that is there (the student, the
 teacher if --teacher names its networks, the first network), by the sound's log energy, and by a peer, HeadAudio (npm @met4citizen/headaudio, a
@@ -14,7 +14,8 @@ landmarks: mean error of the 40 lip landmarks, % of the eyes' distance; recall, 
 jitter: third difference of the aperture against the real one's; seeds: correlation of aperture and of head between two seeds; closing: time
 from the end of speech to closed lips; then a minute of silence and of noise. With --minutes N the student lives so long, minute after minute
 with the same sound, and its last minutes are compared with its first. cost: milliseconds of a frame, one session and sixteen at once (alone on
-the machine, or the figure says nothing). The last line is JSON.
+the machine, or the figure says nothing). With --learn N the row "learned" is the student with the articulation that N other films of the same speaker
+taught (what `visavis enroll FILM` learns). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy.typing as npt
 from visavis.benchmarks import quality_motion_figures as figures
 from visavis.benchmarks import quality_motion_long as long
 from visavis.benchmarks.quality_motion_cost import cost
+from visavis.benchmarks.quality_motion_learned import learned_runs
 from visavis.benchmarks.quality_motion_material import (
     SPEAKERS,
     Film,
@@ -156,18 +158,22 @@ def _head(motion: FloatArray) -> FloatArray:
     return (motion[:, HEAD_SLICE] + motion[:, NECK_SLICE]) / np.float32(DEGREE)
 
 
-def life_row(
-    make: Factory, films: list[Film], runs: list[FloatArray], mouth: Mouth, lip_units: FloatArray
-) -> Row:
-    """What only a whole source can show. `runs`: its motion of each film with seed 0; `lip_units` (52, 40, 2)."""
-    row: Row = {}
+def landmark_error(films: list[Film], runs: list[FloatArray], lip_units: FloatArray) -> float | None:
+    """Mean error of the lips' landmarks in % of the eyes' distance; `lip_units` (52, 40, 2)."""
     errors = []
     for film, motion in zip(films, runs, strict=True):
         n = min(len(motion), len(film.lips))
         made = np.tensordot(motion[:n, FACE_SLICE], lip_units, 1)
         known = np.isfinite(film.mouth[:n, 0])
         errors.append(float(np.linalg.norm(made - film.lips[:n], axis=2)[known].mean()) * 100)
-    row["landmarks"] = figures.mean(errors)
+    return figures.mean(errors)
+
+
+def life_row(
+    make: Factory, films: list[Film], runs: list[FloatArray], mouth: Mouth, lip_units: FloatArray
+) -> Row:
+    """What only a whole source can show. `runs`: its motion of each film with seed 0; `lip_units` (52, 40, 2)."""
+    row: Row = {"landmarks": landmark_error(films, runs, lip_units)}
     # two seeds, one speech of many sentences: the same lips, another head
     speech = np.concatenate([film.sound for film in films[:8]])
     one, two = spoken(make(0), speech), spoken(make(1), speech)
@@ -301,6 +307,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             rows[name].update(voices_row(voices, [mouth.read(spoken(make(0), v.sound)) for v in voices]))
         say(f"{name}: life")
         rows[name].update(life_row(make, films, runs, mouth, lip_units))
+    if args.learn:
+        runs = learned_runs(films, args.lookahead, args.learn, say)
+        curves["learned"] = [mouth.read(motion) for motion in runs]
+        rows["learned"] = lips_row(films, curves["learned"])
+        rows["learned"]["landmarks"] = landmark_error(films, runs, lip_units)
     baselines: dict[str, Baseline] = {}
     if fitting:
         baselines["log energy"] = Baseline.fit(log_energy, *fit_on)
@@ -404,6 +415,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--minutes", type=int, default=0, help="live so long and look for drift (60: two minutes)"
+    )
+    parser.add_argument(
+        "--learn",
+        type=int,
+        default=0,
+        metavar="N",
+        help="learn each speaker's articulation from so many of the other films (default: none)",
     )
     parser.add_argument("--teacher", type=Path, help="folder with the teacher's motion_*.onnx")
     parser.add_argument(

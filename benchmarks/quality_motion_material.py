@@ -53,7 +53,8 @@ def measure(path: Path) -> FloatArray:
 
 def film(path: Path, landmarks: FloatArray, phones: npt.NDArray[np.int8] | None) -> Film:
     """One clip from its landmarks (T, 478, 2)."""
-    from visavis.engine.training.data import LIPS, openings, read_sound, speech_frames, stabilise
+    from visavis.engine.audio.decode import read_sound
+    from visavis.engine.training.data import LIPS, openings, speech_frames, stabilise
 
     known = np.isfinite(landmarks).all((1, 2))
     if known.mean() < 0.5:
@@ -88,7 +89,7 @@ def load_films(
     folders: list[Path], cache: Path | None, aligned: bool, most: int | None, progress: Callable[[str], None]
 ) -> list[Film]:
     """Films of all clips in `folders`; landmarks and phonemes are kept in the file `cache`."""
-    from visavis.engine.training.data import read_sound
+    from visavis.engine.audio.decode import read_sound
 
     kept: dict[str, npt.NDArray[np.generic]] = {}
     if cache is not None and cache.exists():

@@ -339,6 +339,8 @@ def enroll(args: argparse.Namespace) -> int:
     teacher = _teacher(args.photo) if args.learn else None
     avatar = _enroll(args.photo, face=args.face, size=args.size, name=args.name, consent=args.consent)
     said = f"{out}: {avatar.width}x{avatar.height}, landmarks within {avatar.metadata.get('landmark_error_px', '?')} px"
+    if "articulation" in avatar.metadata:
+        said += f"\n{avatar.metadata['articulation']}"
     if teacher is not None:
         with _stages("fitting the film") as progress:
             lesson = teacher(args.photo, size=args.size, progress=progress)

@@ -20,6 +20,7 @@ from visavis.engine.body.limbs import Limb
 from visavis.engine.body.rig import SIDES, arm_bones
 from visavis.engine.body.surface import Seam, Surface
 from visavis.engine.errors import AvatarError
+from visavis.engine.motion.articulation import Articulation
 from visavis.engine.motion.channels import ARKIT, FloatArray, zero_motion
 from visavis.engine.video.interior import Layer
 from visavis.engine.video.personal import PersonalWeights
@@ -37,7 +38,7 @@ class Avatar:
     texture (H, W, 4) the person's layer, straight RGBA; plate (H, W, 3) the background filled behind; surface and layers (back to front) in
     world axes; limbs: arms with visible hands, in front of the surface, back to front; pivots (5, 3) joint positions named by PIVOTS; fit: the photo's own shape, expression and pose;
     metadata: name, photo_sha256, created (ISO 8601), consent, landmark_error_px, ...; personal: what the video network learned of this person from
-    a film, if it did.
+    a film, if it did; articulation: how its mouth goes with speech, if a film told.
     """
 
     texture: Bytes
@@ -49,6 +50,7 @@ class Avatar:
     metadata: dict[str, Any] = field(default_factory=dict)
     limbs: tuple[Limb, ...] = ()
     personal: PersonalWeights | None = None
+    articulation: Articulation | None = None
 
     @property
     def width(self) -> int:
@@ -87,6 +89,9 @@ class Avatar:
         arrays["surface.units"] = arrays["surface.units"].astype(np.float16)
         if self.personal is not None:
             arrays["personal"] = self.personal.weights
+        own = self.articulation
+        if own is not None:
+            arrays["articulation.weights"], arrays["articulation.offset"] = own.weights, own.offset
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -97,6 +102,7 @@ class Avatar:
             "camera": [self.fit.camera.focal, self.fit.camera.cx, self.fit.camera.cy],
             "fit_error": self.fit.error,
             "personal_base": None if self.personal is None else self.personal.base,
+            "articulation": None if own is None else {"reach": own.reach, "base": own.base},
             "metadata": self.metadata,
         }
         content = save(
@@ -177,6 +183,7 @@ class Avatar:
             PersonalWeights(arrays["personal"], str(header["personal_base"]))
             if "personal" in arrays
             else None,
+            _articulation(arrays, header),
         )
         height, width = avatar.plate.shape[:2]
         n = len(surface.vertices)
@@ -190,6 +197,17 @@ class Avatar:
         ):
             raise AvatarError("the avatar file's arrays do not fit together")
         return avatar
+
+
+def _articulation(arrays: dict[str, npt.NDArray[Any]], header: dict[str, Any]) -> Articulation | None:
+    told = header.get("articulation")
+    if told is None:
+        return None
+    reach = None if told["reach"] is None else float(told["reach"])
+    weights, offset = (
+        arrays[f"articulation.{name}"].astype(np.float32, copy=False) for name in ("weights", "offset")
+    )
+    return Articulation(weights, offset, reach, str(told["base"]))
 
 
 def _fits(limb: Limb) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.errors import VisavisError
+from visavis.engine.motion.articulation import usable
 from visavis.engine.motion.diffusion import MAX_LOOKAHEAD, WEIGHTS, Controls, MotionModel
 from visavis.engine.session import Frame, Plan, Session
 
@@ -68,6 +69,7 @@ class Batch:
         self, slots: int, *, lookahead: int = MAX_LOOKAHEAD, threads: int = 1, weights: Path = WEIGHTS
     ) -> None:
         self._model = MotionModel(range(slots), lookahead, weights, threads)
+        self._weights = weights
         self._pool = ThreadPoolExecutor(threads, "visavis-draw") if threads > 1 else None
         self._sessions: dict[Session, int] = {}
 
@@ -82,6 +84,8 @@ class Batch:
         if slot is None:
             raise BatchFullError(f"all {self._model.slots} slots of this batch are taken")
         self._model.reset(slot, seed)
+        own = None if avatar is None else avatar.articulation
+        self._model.set_articulation(usable(own, self._weights), slot)
         session = Session(avatar, seed=seed, source=SlotSource(self._model, slot), **options)
         self._sessions[session] = slot
         return session

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from visavis.engine.articulate import learn_articulation
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import Face, FaceTracker
 from visavis.engine.body.person import aperture, eye_openness
@@ -47,10 +48,11 @@ def check_film(path: Path, most: int = 50) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """A film and the person's face in each of its frames (None: not found), with the detector's jitter taken off."""
+    """A film and the person's face in each of its frames (None: not found), with the detector's jitter taken off; `rate`: frames a second."""
 
     path: Path
     faces: list[Face | None]
+    rate: float
 
     @classmethod
     def read(
@@ -62,12 +64,16 @@ class Film:
     ) -> Film:
         """Look for the face in every frame; `progress` is told how many are done. VideoError where the film cannot be read or shows no face."""
 
+        rates: list[float] = []
+
         def counted() -> Iterator[Bytes]:
-            for k, (frame, _) in enumerate(read_frames(path)):
+            for k, (frame, rate) in enumerate(read_frames(path)):
                 progress(k)
+                rates[:] = [rate]
                 yield frame
 
-        return cls(path, follow_face(counted(), tracker or FaceTracker(), str(path)))
+        faces = follow_face(counted(), tracker or FaceTracker(), str(path))
+        return cls(path, faces, rates[0])
 
     def frames(self, numbers: Iterable[int]) -> Iterator[tuple[int, Bytes]]:
         """Some of the frames (H, W, 3), in the film's order, with their numbers."""
@@ -128,18 +134,22 @@ def enroll_film(
     name: str = "",
     progress: Callable[[str, float], None] | None = None,
 ) -> Avatar:
-    """Make an avatar of the frame of a film that makes the best photo.
+    """Make an avatar of the frame of a film that makes the best photo; where the film has sound, how the mouth goes with it is learned.
 
     Parameters as for `enroll`. VideoError where the film cannot be read or shows no face, PhotoError where its best frame cannot be used.
     """
     report = progress or (lambda what, share: None)
     report("looking for the face", 0.0)
     film = Film.read(path, progress=lambda done: report("looking for the face", min(0.5, done / 1000)))
-    photo = as_png(film.photo())
-    return enroll(
-        photo,
+    avatar = enroll(
+        as_png(film.photo()),
         size=size,
         consent=consent,
         name=name,
-        progress=lambda what, share: report(what, 0.5 + 0.5 * share),
+        progress=lambda what, share: report(what, 0.5 + 0.35 * share),
     )
+    report("learning how the mouth moves", 0.85)
+    lesson = learn_articulation(film.path, film.faces, film.rate)
+    avatar.metadata["articulation"] = str(lesson)
+    report("done", 1.0)
+    return replace(avatar, articulation=lesson.articulation)

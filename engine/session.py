@@ -18,8 +18,9 @@ from visavis.engine.audio.pcm import FloatArray, check_rate, to_int16, to_mono
 from visavis.engine.audio.resample import Resampler
 from visavis.engine.audio.vad import VoiceActivity
 from visavis.engine.errors import MotionError, QueueFullError
+from visavis.engine.motion.articulation import usable
 from visavis.engine.motion.channels import zero_motion
-from visavis.engine.motion.diffusion import Controls, DiffusionMotion
+from visavis.engine.motion.diffusion import WEIGHTS, Controls, DiffusionMotion
 from visavis.engine.motion.director import MotionSource
 from visavis.engine.timing import (
     FPS,
@@ -184,7 +185,10 @@ class Session:
         self._renderer: FrameRenderer = renderer
         # stage 1 moves a resting face; a photo may show a smile or an open mouth, taken back first
         self.neutral = zero_motion() if avatar is None else avatar.neutral_motion()
-        self._source: MotionSource = source if source is not None else DiffusionMotion(seed, lookahead)
+        if source is None:
+            own = usable(None if avatar is None else avatar.articulation, WEIGHTS)
+            source = DiffusionMotion(seed, lookahead, articulation=own)
+        self._source: MotionSource = source
         self.lookahead = self._source.lookahead
         self._max_samples = int(max_queue_s * SAMPLE_RATE)
         self._vad = VoiceActivity()

@@ -20,6 +20,7 @@ from visavis.engine.audio.mel import MELS_PER_FRAME, N_MELS, LogMel
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.audio.vad import VoiceActivity
 from visavis.engine.errors import MotionError
+from visavis.engine.motion.articulation import INPUTS, LAGS, Corrects, corrected, inputs_of
 from visavis.engine.motion.channels import ARKIT, FACE_SLICE, N_CHANNELS
 from visavis.engine.motion.layout import (
     FACE,
@@ -153,14 +154,27 @@ class _Slot:
     reflexes: Reflexes = field(init=False)
     mood: FloatArray = field(default_factory=lambda: np.zeros(len(LIFE), np.float32))
     """The mood's face as it comes and goes."""
+    mouth: FloatArray = field(default_factory=lambda: np.zeros(len(FACE), np.float32))
+    """As it was last, before controls."""
     released: FloatArray = field(default_factory=lambda: np.zeros(len(FACE), np.float32))
     """What is left of a mouth that was stopped."""
     sides: FloatArray = field(default_factory=lambda: np.ones(len(ARKIT), np.float32))
     reach: float = 0.0
     """How far the lips were apart in speech lately, above REACH_START."""
+    articulation: Corrects | None = None
+    """Of this person, where film of it taught one."""
+    past: FloatArray = field(default_factory=lambda: np.zeros((LAGS, INPUTS), np.float32))
+    """What the articulation reads: the last frames, the newest first."""
 
     def __post_init__(self) -> None:
         self.reflexes = Reflexes(self.seed)
+
+    def articulate(self, heard: FloatArray, face: FloatArray) -> FloatArray:
+        """The mouth (len(FACE),) as this person has it."""
+        if self.articulation is None:
+            return face
+        self.past = np.concatenate([inputs_of(heard, face)[None], self.past[:-1]])
+        return corrected(face, self.articulation.added(self.past) * np.float32(self.gate.value))
 
     def reflex(self) -> Reflex:
         """Of the next frame."""
@@ -230,6 +244,19 @@ class MotionModel:
         """Takes effect with the slot's next frame."""
         self._slots[slot].controls = controls
 
+    def set_articulation(self, articulation: Corrects | None, slot: int = 0) -> None:
+        """How this slot's person articulates, until the slot's `reset`; None as the networks say."""
+        own = self._slots[slot]
+        own.articulation = articulation
+        # what film told is how far this mouth opens: it is not driven further until it is seen to open less
+        own.reach = (
+            0.0 if articulation is None or articulation.reach is None else articulation.reach - REACH_START
+        )
+
+    def gate(self, slot: int = 0) -> float:
+        """How far the slot's mouth is let go with what is heard, 0 to 1."""
+        return self._slots[slot].gate.value
+
     def reset(self, slot: int, seed: int | None = None) -> None:
         """A new session in this slot; the others do not notice."""
         self._slots[slot] = self._new_slot(self._slots[slot].seed if seed is None else seed)
@@ -243,12 +270,13 @@ class MotionModel:
     def hush(self, slot: int) -> None:
         """Barge-in: forget what was heard; the mouth is at rest from the next frame on, or nearly so."""
         own = self._slots[slot]
-        own.released = own.released + self._past["face"][slot]
+        own.released = own.released + own.mouth
         self._speech.reset(slot)
         self._forget(slot)
         own.gate = Gate(self.lookahead)
         own.mel.reset()
         own.vad.reset()
+        own.past[:] = 0
         self._past["face"][slot] = 0
         self._heard[slot] = self._quiet[slot]
 
@@ -277,14 +305,19 @@ class MotionModel:
         gates = np.array([slot.gate.value for slot in self._slots], np.float32)[:, None]
         mean = self._heard[:, : len(FACE)]
         face = np.clip(np.float32(AMPLITUDE) * (mean + FACE_SHARE * (face - mean)), 0, 1) * gates
-        face = meet(face, heard_closed(self._heard[:, CLOSED]))
+        shut = heard_closed(self._heard[:, CLOSED])
+        # The network's past is its own mouth: it would answer to a correction, which then corrected its answer.
+        past = meet(face, shut)
+        for k in reflexes:
+            face[k] = self._slots[k].articulate(self._heard[k], face[k])
+        face = meet(face, shut)
         lives = self._generate("life", labels, mask, LIFE_TEMPERATURE)
         life = lives["motion"].copy()
         for k, reflex in reflexes.items():
             # Saccades and blinks are single frames in a hundred, and a breath's phase is anybody's guess: a network that predicts what is likely
             # all but leaves them out (see the card), so processes of their own move eyes and shoulders, and the network reads where they went.
             life[k, GAZE], life[k, LIDS], life[k, BREATH] = reflex.looks, reflex.lids, reflex.breath
-        self._past["face"][mask], self._past["life"][mask] = face[mask], life[mask]
+        self._past["face"][mask], self._past["life"][mask] = past[mask], life[mask]
         motion = np.zeros((self.slots, N_CHANNELS), np.float32)
         for k in np.flatnonzero(mask):
             motion[k] = self._compose(self._slots[k], face[k], life[k], lives["arms"][k], reflexes[k])
@@ -360,7 +393,9 @@ class MotionModel:
         if slot.gate.value == 1:
             apart = max(0.0, float(face @ APERTURE))
             slot.reach += REACH_PACE * (apart - REACH_START - slot.reach)
-        wanted = min(MOST_GAIN, max(1.0, REACH / max(REACH_START + slot.reach, 1e-4)))
+        own = slot.articulation.reach if slot.articulation is not None else None
+        aim = REACH if own is None else own
+        wanted = min(MOST_GAIN, max(1.0, aim / max(REACH_START + slot.reach, 1e-4)))
         return 1 + (wanted - 1) * slot.gate.value
 
     def _compose(
@@ -396,6 +431,7 @@ class MotionModel:
         life[COEFFICIENTS] = np.clip(life[COEFFICIENTS], 0, 1)
         motion = spread_life(life) + arms * np.float32(controls.expressiveness)
         slot.released *= np.float32(0.2)
+        slot.mouth = face
         mouth = (face + slot.released) * np.float32(
             self._gain(slot, face) * (0.7 + 0.3 * controls.expressiveness)
         )
@@ -407,9 +443,16 @@ class MotionModel:
 class DiffusionMotion:
     """The motion model for one session: a `MotionSource`."""
 
-    def __init__(self, seed: int = 0, lookahead: int = MAX_LOOKAHEAD, weights: Path = WEIGHTS) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        lookahead: int = MAX_LOOKAHEAD,
+        weights: Path = WEIGHTS,
+        articulation: Corrects | None = None,
+    ) -> None:
         self.lookahead = lookahead
         self.model = MotionModel([seed], lookahead, weights)
+        self.model.set_articulation(articulation)
 
     @property
     def controls(self) -> Controls:

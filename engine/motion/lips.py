@@ -17,6 +17,13 @@ _APERTURE = {
 }  # fmt: skip
 APERTURE = np.array([_APERTURE.get(name, 0.0) for name in FACE], np.float32)
 """How far each FACE value parts the lips of the mean person, in distances between the outer eye corners."""
+_WIDTH = {
+    "jawOpen": -0.0523, "mouthClose": 0.056, "mouthFunnel": -0.0691, "mouthPucker": -0.0982, "mouthRollLower": -0.0012,
+    "mouthRollUpper": 0.0034, "mouthShrugLower": -0.0003, "mouthDimple": 0.1219, "mouthFrown": 0.0279, "mouthLowerDown": 0.0003,
+    "mouthPress": 0.136, "mouthSmile": 0.1636, "mouthStretch": 0.1244, "mouthUpperUp": -0.005,
+}  # fmt: skip
+WIDTH = np.array([_WIDTH.get(name, 0.0) for name in FACE], np.float32)
+"""How much wider each makes that mouth, in the same unit."""
 TOUCH = 0.004
 """The aperture of lips that meet."""
 HEARD = (0.08, 0.25)

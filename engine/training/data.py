@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from visavis.engine.audio.decode import read_sound
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.motion.channels import ARKIT
 from visavis.engine.motion.speech import SPEECH_CHANNELS, spread
@@ -82,19 +83,6 @@ class MouthRig:
         aperture = np.mean([units[:, a, 1] - units[:, b, 1] for a, b in INNER_PAIRS], axis=0)
         width = units[:, CORNERS[1], 0] - units[:, CORNERS[0], 0]
         return cls(units.astype(np.float32), aperture.astype(np.float32), width.astype(np.float32))
-
-
-def read_sound(path: Path) -> FloatArray:
-    """Mono 16 kHz sound of a media file as float32."""
-    import av
-
-    blocks = []
-    with av.open(str(path)) as container:
-        resampler = av.AudioResampler("flt", "mono", 16_000)
-        for frame in container.decode(audio=0):
-            blocks += [out.to_ndarray()[0] for out in resampler.resample(frame)]
-        blocks += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    return np.concatenate(blocks).astype(np.float32)
 
 
 def stabilise(landmarks: FloatArray, reference: FloatArray) -> FloatArray:

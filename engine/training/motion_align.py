@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
+from visavis.engine.audio.decode import read_sound
 from visavis.engine.audio.pcm import FloatArray, to_int16
-from visavis.engine.training.data import read_sound
 
 WORDS: tuple[dict[str, str], ...] = (
     {"b": "bin", "l": "lay", "p": "place", "s": "set"},

@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, help="where the sample goes")
     args = parser.parse_args(argv)
-    from visavis.engine.training.data import read_sound
+    from visavis.engine.audio.decode import read_sound
 
     if args.speech:
         sound = read_sound(args.speech)

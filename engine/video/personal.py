@@ -11,11 +11,11 @@ import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from visavis.engine.runtime.digest import digest_of
 from visavis.engine.runtime.onnx_weights import spans, weights_of, with_weights
 
 log = logging.getLogger(__name__)
@@ -41,15 +41,7 @@ class PersonalWeights:
 
 def base_of(shipped: Path) -> str:
     """Which networks lie in a folder: a digest of those that learn."""
-    return _base(shipped, *(shipped.joinpath(f"{name}.onnx").stat().st_mtime_ns for name in LEARNED))
-
-
-@lru_cache(maxsize=8)
-def _base(shipped: Path, *_modified: int) -> str:
-    digest = hashlib.sha256()
-    for name in LEARNED:
-        digest.update(shipped.joinpath(f"{name}.onnx").read_bytes())
-    return digest.hexdigest()
+    return digest_of(shipped, LEARNED)
 
 
 def learned(exported: Path, shipped: Path) -> PersonalWeights:

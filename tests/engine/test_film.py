@@ -120,7 +120,7 @@ def test_learning_needs_a_film(demo_photo, tmp_path, capsys):
 
 
 def test_frames_are_given_by_number(film):
-    read = Film(film, [None] * 10)
+    read = Film(film, [None] * 10, 25.0)
     got = list(read.frames([7, 2]))
     assert [k for k, _ in got] == [2, 7]
     everything = [frame for frame, _ in read_frames(film)]
