@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.body.fit import FACE_OVAL, FLIP, Fit, Float64
+from visavis.engine.body.lids import share_the_way
 from visavis.engine.body.meet import FittedHead
 from visavis.engine.body.model import BodyModel, FloatArray, IntArray, load_body, rotation_matrix
 from visavis.engine.body.seams import Chain, Opening, boundary_loops, openings
@@ -243,6 +244,11 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
         _seam(o, local, head, body) for o in openings() if set(o.upper.vertices.tolist()) <= set(local)
     )
     rest_motion = _close_openings(units, world, seams, fit, head)
+    for seam in seams:
+        if seam.name.startswith("eye"):
+            side = seam.name.removeprefix("eye")
+            k = ARKIT.index(f"eyeBlink{side}")
+            units[k, :n_face] = share_the_way(side, units[k, :n_face], uv[:n_face], seam.upper, landmarks)
 
     rest = np.zeros((n_all, 3))
     rest[:n_face] = body.vertices[face_ids]

@@ -70,7 +70,7 @@ def test_light_that_changes_slowly_does_not_count(avatar):
     picture = renderer.render(motion).astype(np.float32)
     ramp = np.linspace(0, 20, picture.shape[1], dtype=np.float32)[None, :, None]
     lit = np.clip(picture * 0.95 + ramp, 0, 255).astype(np.uint8)
-    assert np.abs(align.refine(lit, motion) - motion).max() < 0.03
+    assert np.abs(align.refine(lit, motion) - motion).max() < 0.04
 
 
 def test_what_is_not_of_the_mouth_stays(avatar):

@@ -1,0 +1,55 @@
+"""How the skin between brow and lashes follows a lid that shuts.
+
+The body model unfolds it out of a narrow strip at the crease, as real lids do; but a photo of open eyes shows nothing of what is folded away, and a strip
+of few pixels stretched to four times its height becomes vertical streaks. So all the skin up to the brow shares the way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from visavis.engine.body.fit import Float64
+from visavis.engine.body.model import FloatArray, IntArray
+
+BROW_EDGE = {"Left": (276, 283, 282, 295, 285), "Right": (46, 53, 52, 65, 55)}
+"""Landmarks along the brows' lower edges, from the temple inwards."""
+LASHES = 0.36
+"""Share of the way to the brow that goes with the margin as a whole: lashes, their line and what is painted on it."""
+STILL = 0.95
+"""Share of the way from which on nothing moves."""
+
+
+def share_the_way(side: str, unit: Float64, uv: Float64, upper: IntArray, landmarks: FloatArray) -> Float64:
+    """The displacements `unit` (V, 3) of a blink with the skin above the margin `upper` (n,) following it by its height.
+
+    uv (V, 2): vertices' pixels; landmarks (478, 2 or 3) in the same picture. Gives new displacements; elsewhere they stay.
+    """
+    margin = uv[upper]
+    along = margin[-1] - margin[0]
+    along = along / np.linalg.norm(along)
+    brow = landmarks[list(BROW_EDGE[side]), :2].astype(np.float64)
+    up = np.array([along[1], -along[0]])
+    if (brow.mean(0) - margin.mean(0)) @ up < 0:
+        up = -up
+
+    def place(points: Float64) -> tuple[Float64, Float64]:
+        away = points - margin[0]
+        return away @ along, away @ up
+
+    def ordered(points: Float64) -> tuple[Float64, Float64]:
+        at, height = place(points)
+        order = np.argsort(at)
+        return at[order], height[order]
+
+    at, height = place(uv)
+    lowest = np.interp(at, *ordered(margin))
+    way = np.interp(at, *ordered(brow)) - lowest
+    start, end = sorted((0.0, float((margin[-1] - margin[0]) @ along)))
+    share = (height - lowest) / np.maximum(way, 1e-6)
+    inside = (at > start) & (at < end) & (way > 1.0) & (share > 1e-3) & (share < 1)
+    follow = np.clip((STILL - share) / (STILL - LASHES), 0, 1)
+    order = np.argsort(place(margin)[0])
+    places = place(margin)[0][order]
+    moved = np.stack([np.interp(at, places, unit[upper][order, k]) for k in range(3)], 1)
+    out = unit.copy()
+    out[inside] = (follow[:, None] * moved)[inside]
+    return out
