@@ -16,6 +16,7 @@ import numpy.typing as npt
 from visavis.engine.audio.decode import read_sound
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.body.detect import Face
+from visavis.engine.body.footage import Source
 from visavis.engine.body.person import aperture, mouth_width
 from visavis.engine.errors import AudioError
 from visavis.engine.motion.articulation import INPUTS, LAGS, OWN_SCALE, Articulation, base_of
@@ -99,7 +100,7 @@ class _Recorder:
         return np.zeros(2, np.float32)
 
 
-def learn_articulation(film: Path, faces: Sequence[Face | None], rate: float) -> Lesson:
+def learn_articulation(film: Source, faces: Sequence[Face | None], rate: float) -> Lesson:
     """How the person of a film articulates, from the face in each of its frames, `rate` a second. Films without sound, or with sound that is not that of
     this mouth, teach nothing."""
     try:

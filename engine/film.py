@@ -6,6 +6,7 @@ Films are gone through frame by frame; what is kept does not grow with their len
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,25 +17,18 @@ import numpy.typing as npt
 from visavis.engine.articulate import learn_articulation
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import Face, FaceTracker
+from visavis.engine.body.footage import MAX_PIXELS, Footage, Source, film_name, read_frames
 from visavis.engine.body.person import aperture, eye_openness
 from visavis.engine.body.photo import as_png
-from visavis.engine.body.track import read_frames
 from visavis.engine.enroll import enroll
-from visavis.engine.errors import VideoError
+from visavis.engine.errors import PhotoError, VideoError
 from visavis.engine.video.capture import follow_face
 
 Bytes = npt.NDArray[np.uint8]
-SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".3gp"})
-"""Names of films end so."""
 CANDIDATES = 12
 """Frames that are looked at for sharpness: the calmest faces."""
 OPEN_WEIGHT, LID_WEIGHT, YAW_WEIGHT = 8.0, 3.0, 2.0
 """What a frame loses by lips that are apart (in distances between the eyes' corners), by lids lower than usual, and by a turn (in radians)."""
-
-
-def is_film(path: Path) -> bool:
-    """Does its name say that a file is a film?"""
-    return path.suffix.lower() in SUFFIXES
 
 
 def check_film(path: Path, most: int = 50) -> None:
@@ -43,21 +37,47 @@ def check_film(path: Path, most: int = 50) -> None:
     for frame, _ in itertools.islice(read_frames(path), most):
         if tracker.detect(frame) is not None:
             return
-    raise VideoError(f"no face found in the first {most} frames of {path}")
+    raise VideoError(f"no face found in the first {most} frames of {path}", "no_face")
+
+
+@dataclass(frozen=True)
+class FilmLimits:
+    """How long a film may be, in seconds."""
+
+    least_s: float = 0.0
+    most_s: float = math.inf
+
+    def check(self, footage: Footage, name: str) -> None:
+        """VideoError `too_short`, `too_long` or `too_large` (a frame's pixels)."""
+        if footage.seconds < self.least_s:
+            raise VideoError(
+                f"{name} is {footage.seconds:.1f} s long; {self.least_s:g} s at least are needed, 8 to 15 s are good",
+                "too_short",
+            )
+        if footage.seconds > self.most_s:
+            raise VideoError(
+                f"{name} is {footage.seconds:.0f} s long, more than the limit of {self.most_s:g} s: 8 to 15 s are enough",
+                "too_long",
+            )
+        if footage.width * footage.height > MAX_PIXELS:
+            raise VideoError(
+                f"{name} has frames of {footage.width}x{footage.height} pixels, more than the limit of {MAX_PIXELS}",
+                "too_large",
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Film:
     """A film and the person's face in each of its frames (None: not found), with the detector's jitter taken off; `rate`: frames a second."""
 
-    path: Path
+    source: Source
     faces: list[Face | None]
     rate: float
 
     @classmethod
     def read(
         cls,
-        path: Path,
+        source: Source,
         tracker: FaceTracker | None = None,
         *,
         progress: Callable[[int], None] = lambda done: None,
@@ -67,19 +87,19 @@ class Film:
         rates: list[float] = []
 
         def counted() -> Iterator[Bytes]:
-            for k, (frame, rate) in enumerate(read_frames(path)):
+            for k, (frame, rate) in enumerate(read_frames(source)):
                 progress(k)
                 rates[:] = [rate]
                 yield frame
 
-        faces = follow_face(counted(), tracker or FaceTracker(), str(path))
-        return cls(path, faces, rates[0])
+        faces = follow_face(counted(), tracker or FaceTracker(), film_name(source))
+        return cls(source, faces, rates[0])
 
     def frames(self, numbers: Iterable[int]) -> Iterator[tuple[int, Bytes]]:
         """Some of the frames (H, W, 3), in the film's order, with their numbers."""
         wanted = set(numbers)
         last = max(wanted, default=-1)
-        for k, (frame, _) in enumerate(read_frames(self.path)):
+        for k, (frame, _) in enumerate(read_frames(self.source)):
             if k in wanted:
                 yield k, frame
             if k >= last:
@@ -127,29 +147,43 @@ def _sharpness(frame: Bytes, face: Face) -> float:
 
 
 def enroll_film(
-    path: Path,
+    source: Source,
     *,
     size: int = 512,
     consent: str = "",
     name: str = "",
+    limits: FilmLimits | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Avatar:
-    """Make an avatar of the frame of a film that makes the best photo; where the film has sound, how the mouth goes with it is learned.
+    """Make an avatar of the frame of a film (its path or its content) that makes the best photo; where the film has sound, how the mouth goes with it is
+    learned.
 
-    Parameters as for `enroll`. VideoError where the film cannot be read or shows no face, PhotoError where its best frame cannot be used.
+    Parameters as for `enroll`. VideoError where the film cannot be read, is not within its limits, shows no face or several; PhotoError where its
+    best frame cannot be used otherwise.
     """
     report = progress or (lambda what, share: None)
     report("looking for the face", 0.0)
-    film = Film.read(path, progress=lambda done: report("looking for the face", min(0.5, done / 1000)))
-    avatar = enroll(
-        as_png(film.photo()),
-        size=size,
-        consent=consent,
-        name=name,
-        progress=lambda what, share: report(what, 0.5 + 0.35 * share),
+    footage = Footage.of(source)
+    (limits or FilmLimits()).check(footage, film_name(source))
+    film = Film.read(
+        source, progress=lambda done: report("looking for the face", 0.5 * min(1.0, done / footage.frames))
     )
+    try:
+        avatar = enroll(
+            as_png(film.photo()),
+            size=size,
+            consent=consent,
+            name=name,
+            progress=lambda what, share: report(what, 0.5 + 0.35 * share),
+        )
+    except PhotoError as error:
+        if error.code != "several_faces":
+            raise
+        raise VideoError(
+            f"{film_name(source)} shows several faces: use one of one person alone", error.code
+        ) from None
     report("learning how the mouth moves", 0.85)
-    lesson = learn_articulation(film.path, film.faces, film.rate)
+    lesson = learn_articulation(source, film.faces, film.rate)
     avatar.metadata["articulation"] = str(lesson)
     report("done", 1.0)
     return replace(avatar, articulation=lesson.articulation)

@@ -84,8 +84,9 @@ class VisavisEngine:
     def enroll(
         self, photo: bytes | Path, *, face: int | None, size: int, consent: str, name: str, progress: Progress
     ) -> Any:
+        from visavis.engine.body.footage import is_film
         from visavis.engine.enroll import enroll
-        from visavis.engine.film import enroll_film, is_film
+        from visavis.engine.film import enroll_film
 
         if isinstance(photo, Path) and is_film(photo):
             return enroll_film(photo, size=size, consent=consent, name=name, progress=progress)

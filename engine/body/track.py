@@ -6,7 +6,7 @@ frame depends on where the one before it went wrong. Frames without a face are b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from visavis.engine.body.detect import Face, FaceTracker, PoseDetector
 from visavis.engine.body.fit import FLIP, Camera, Fit, Float64
 from visavis.engine.body.fit_clip import ClipFit, fit_clip, smooth
+from visavis.engine.body.footage import read_frames
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix, rotation_vector
 from visavis.engine.body.person import Person, learn_person
 from visavis.engine.errors import VideoError
@@ -73,31 +74,6 @@ class Track:
     error_px: float
     fit: ClipFit
     seen: npt.NDArray[np.int64]
-
-
-def read_frames(path: Path) -> Iterator[tuple[Bytes, float]]:
-    """Frames (H, W, 3) RGB of a video, upright, and the stream's frame rate; VideoError when it cannot be read."""
-    import av
-
-    if not Path(path).is_file():
-        raise VideoError(f"no such video file: {path}")
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VideoError(f"{path} holds no video stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            rate = float(stream.average_rate or stream.guessed_rate or 25)
-            for frame in container.decode(stream):
-                picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                quarters = (
-                    round(frame.rotation / 90) % 4
-                )  # a telephone held upright writes what its sensor saw
-                yield (np.ascontiguousarray(np.rot90(picture, quarters)) if quarters else picture), rate
-    except VideoError:
-        raise
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{path} cannot be read as a video ({error})") from None
 
 
 def track(

@@ -27,8 +27,9 @@ import numpy as np
 from tqdm import tqdm
 from visavis.engine.body.fit import Camera
 from visavis.engine.body.fit_clip import ClipFit
+from visavis.engine.body.footage import read_frames
 from visavis.engine.body.person import Person, aperture, eye_openness, learn_person, mouth_width
-from visavis.engine.body.track import Observed, Observer, Track, fit_observed, read_frames
+from visavis.engine.body.track import Observed, Observer, Track, fit_observed
 from visavis.engine.errors import VideoError
 from visavis.engine.motion.channels import CHANNELS, INDEX
 

@@ -25,7 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 from visavis.engine.body.detect import Face, FaceTracker
-from visavis.engine.body.track import read_frames
+from visavis.engine.body.footage import read_frames
 from visavis.engine.errors import VisavisError
 from visavis.engine.motion.channels import ARKIT, HEAD_SLICE, INDEX, FloatArray, zero_motion
 from visavis.engine.video.crop import crop
@@ -70,15 +70,17 @@ class Shard:
     def __len__(self) -> int:
         return len(self.arrays.get("target", ()))
 
+    def stacked(self) -> dict[str, Any]:
+        """All of it as arrays, as the file holds them."""
+        frames = {name: np.stack(values) for name, values in self.arrays.items()}
+        return {**frames, **self.still, "speaker": np.array(self.speaker), "clip": np.array(self.clip)}
+
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        stacked = {name: np.stack(values) for name, values in self.arrays.items()}
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".npz")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file, **stacked, **self.still, speaker=np.array(self.speaker), clip=np.array(self.clip)
-                )
+                np.savez(file, **self.stacked())
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

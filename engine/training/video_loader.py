@@ -5,7 +5,7 @@ Windows cost a tenth of the crop and hold what the network is for; whole crops c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,31 +65,38 @@ def read_runs(folder: Path, least: int) -> list[Run]:
     runs = []
     for path in sorted(folder.glob("**/*.npz")):
         with np.load(path) as data:
-            shard = {name: data[name] for name in data.files}
-        clips = shard["clip"]
-        count = len(shard["target"])
-        marks = np.broadcast_to(clips, (count,)) if np.ndim(clips) == 0 else clips
-        frames = shard.get("frame")
-        for name in ("photo", "photo_part", "photo_position"):
-            if len(shard[name]) == count and shard[name].ndim == (3 if name == "photo_part" else 4):
-                shard[f"{name}_many"] = True
-        starts = [0]
-        for k in range(1, count):
-            if marks[k] != marks[k - 1] or (frames is not None and frames[k] != frames[k - 1] + 1):
-                starts.append(k)
-        speakers = np.broadcast_to(shard["speaker"], (count,))
-        for start, stop in zip(starts, [*starts[1:], count], strict=True):
-            if stop - start >= least:
-                runs.append(Run(shard, start, stop, str(speakers[start])))
+            runs += runs_of({name: data[name] for name in data.files}, least)
     return runs
 
 
+def runs_of(shard: dict[str, Any], least: int) -> list[Run]:
+    """All runs of at least `least` frames of one shard's arrays."""
+    clips = shard["clip"]
+    count = len(shard["target"])
+    marks = np.broadcast_to(clips, (count,)) if np.ndim(clips) == 0 else clips
+    frames = shard.get("frame")
+    for name in ("photo", "photo_part", "photo_position"):
+        if len(shard[name]) == count and shard[name].ndim == (3 if name == "photo_part" else 4):
+            shard[f"{name}_many"] = True
+    starts = [0]
+    for k in range(1, count):
+        if marks[k] != marks[k - 1] or (frames is not None and frames[k] != frames[k - 1] + 1):
+            starts.append(k)
+    speakers = np.broadcast_to(shard["speaker"], (count,))
+    return [
+        Run(shard, start, stop, str(speakers[start]))
+        for start, stop in zip(starts, [*starts[1:], count], strict=True)
+        if stop - start >= least
+    ]
+
+
 class Loader:
-    """Draws batches without end. `sets`: name of a folder under `root` to its share of the clips; within a set speakers count alike."""
+    """Draws batches without end. `sets`: name of a folder under `root`, or of runs in memory, to its share of the clips; within a set speakers count
+    alike."""
 
     def __init__(
         self,
-        root: Path,
+        root: Path | Mapping[str, Sequence[Run]],
         sets: dict[str, float],
         *,
         clips: int,
@@ -105,7 +112,7 @@ class Loader:
         self.sets: dict[str, dict[str, list[Run]]] = {}
         for name in sets:
             by_speaker: dict[str, list[Run]] = {}
-            for run in read_runs(root / name, 1):
+            for run in read_runs(root / name, 1) if isinstance(root, Path) else root[name]:
                 by_speaker.setdefault(run.speaker, []).append(run)
             if by_speaker:
                 self.sets[name] = by_speaker

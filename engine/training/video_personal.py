@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from visavis.engine.body.detect import FaceTracker
+from visavis.engine.body.footage import Source, film_name
 from visavis.engine.errors import VideoError
 from visavis.engine.film import Film
 from visavis.engine.motion.channels import FloatArray
@@ -27,7 +28,7 @@ from visavis.engine.training import loop
 from visavis.engine.training.video import Options, rollout_step, validate
 from visavis.engine.training.video_data import MAX_ERROR, Shard, runs
 from visavis.engine.training.video_export import export
-from visavis.engine.training.video_loader import Batch, Loader
+from visavis.engine.training.video_loader import Batch, Loader, runs_of
 from visavis.engine.training.video_model import VideoConfig, VideoNet
 from visavis.engine.video.drive import Driven
 from visavis.engine.video.generator import WEIGHTS
@@ -69,7 +70,7 @@ class Lesson:
 
 
 def shards_of(
-    films: Sequence[Path],
+    films: Sequence[Source],
     *,
     size: int = 512,
     tracker: FaceTracker | None = None,
@@ -82,15 +83,15 @@ def shards_of(
     tracker = tracker or FaceTracker()
     made: list[Shard] = []
     each = max(1, PIECES // len(films))
-    for number, path in enumerate(films):
-        film = Film.read(path, tracker)
+    for number, source in enumerate(films):
+        film = Film.read(source, tracker)
         progress((number + 0.4) / len(films))
-        made += _pieces(Driven(film.photo(), tracker, size=size), film, each)
+        made += _pieces(Driven(film.photo(), tracker, size=size), film, str(number), each)
         progress((number + 1) / len(films))
     return made
 
 
-def _pieces(driven: Driven, film: Film, count: int) -> list[Shard]:
+def _pieces(driven: Driven, film: Film, name: str, count: int) -> list[Shard]:
     """`count` pieces of a film, RUN frames each, that the avatar met well."""
     length = len(film.faces)
     numbers = runs(length, min(count, length // RUN), RUN, np.random.default_rng(0))
@@ -104,7 +105,7 @@ def _pieces(driven: Driven, film: Film, count: int) -> list[Shard]:
             continue
         follows = k == previous + 1
         if not follows or not made or k - start >= RUN:
-            made.append(Shard.of(driven, "person", f"{film.path.stem}-{k}"))
+            made.append(Shard.of(driven, "person", f"{name}-{k}"))
             start = k
         previous = k
         motion, error = driven.motion_to(face, motion if follows else None)
@@ -172,7 +173,7 @@ def teach(
 
 
 def learn(
-    film: Path | Sequence[Path],
+    film: Source | Sequence[Source],
     *,
     size: int = 512,
     steps: int = STEPS,
@@ -184,37 +185,36 @@ def learn(
 
     `threads`: more than the machine has free cores make it many times slower, not faster. VideoError where the film cannot be read, shows no face or is too short.
     """
-    films = [film] if isinstance(film, Path) else list(film)
+    films = [film] if isinstance(film, Path | bytes) else list(film)
     progress("fitting the film", 0.0)
     shards = shards_of(films, size=size, progress=lambda share: progress("fitting the film", 0.4 * share))
     count = sum(len(shard) for shard in shards)
     if count < LEAST_FRAMES:
         raise VideoError(
-            f"{films[0]}: the face can be followed in {count} frames only; {LEAST_FRAMES} at least are needed to learn from"
+            f"{film_name(films[0])}: the face can be followed in {count} frames only; {LEAST_FRAMES} at least are needed to learn from",
+            "too_short",
         )
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     held = max(1, round(HELD_OUT * len(shards)))
-    with tempfile.TemporaryDirectory(prefix="visavis-learn-") as place:
-        root = Path(place)
-        for name, part in (("film", shards[:-held]), ("held", shards[-held:])):
-            (root / name).mkdir()
-            for k, shard in enumerate(part):
-                shard.save(root / name / f"{k:03}.npz")
-        del shards
-        lessons = Loader(root, {"film": 1.0}, clips=8, frames=6)
-        judge = Loader(root, {"held": 1.0}, clips=8, frames=6, seed=5, augment=False)
-        net = shipped_net(weights)
-        best, before, after = teach(
-            net, lessons, [judge.batch(0.0) for _ in range(4)], steps=steps, bf16=has_bf16(),
-            progress=lambda share: progress("learning the mouth", 0.4 + 0.55 * share),
-        )  # fmt: skip
-        own = None
-        if after["mouth_1"] < before["mouth_1"]:
-            progress("writing the network", 0.96)
-            with warnings.catch_warnings():  # the exporter's own, of no use to whoever enrols
-                warnings.simplefilter("ignore")
-                export(best.half().float(), root / "onnx")
-            own = learned(root / "onnx", weights)
+    sets = {
+        name: [run for shard in part for run in runs_of(shard.stacked(), 1)]
+        for name, part in (("film", shards[:-held]), ("held", shards[-held:]))
+    }
+    del shards
+    lessons = Loader(sets, {"film": 1.0}, clips=8, frames=6)
+    judge = Loader(sets, {"held": 1.0}, clips=8, frames=6, seed=5, augment=False)
+    net = shipped_net(weights)
+    best, before, after = teach(
+        net, lessons, [judge.batch(0.0) for _ in range(4)], steps=steps, bf16=has_bf16(),
+        progress=lambda share: progress("learning the mouth", 0.4 + 0.55 * share),
+    )  # fmt: skip
+    own = None
+    if after["mouth_1"] < before["mouth_1"]:
+        progress("writing the network", 0.96)
+        with tempfile.TemporaryDirectory(prefix="visavis-learn-") as place, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own, of no use to whoever enrols
+            export(best.half().float(), Path(place))
+            own = learned(Path(place), weights)
     progress("done", 1.0)
     return Lesson(own, before["warp"], before["mouth_1"], after["mouth_1"], count)

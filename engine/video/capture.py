@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import Face, FaceTracker
-from visavis.engine.body.track import read_frames, resample
+from visavis.engine.body.footage import read_frames
+from visavis.engine.body.track import resample
 from visavis.engine.errors import VideoError
 from visavis.engine.motion.channels import N_CHANNELS, MotionClip
 from visavis.engine.video.drive import Driven, smooth_faces
@@ -54,7 +55,7 @@ def follow_face(frames: Iterable[Bytes], tracker: FaceTracker, name: str = "the 
     """The face in each frame of a film, with the detector's jitter taken off (None: not found). VideoError where no frame shows one."""
     faces = smooth_faces(find_faces(frames, tracker))
     if not any(face is not None for face in faces):
-        raise VideoError(f"no face found in any of the {len(faces)} frames of {name}")
+        raise VideoError(f"no face found in any of the {len(faces)} frames of {name}", "no_face")
     return faces
 
 

@@ -11,10 +11,10 @@ from visavis.clients import cli
 from visavis.clients.media import MovieWriter
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import FaceTracker, find_face
-from visavis.engine.body.track import read_frames
+from visavis.engine.body.footage import is_film, read_frames
 from visavis.engine.enroll import crop_to_person
 from visavis.engine.errors import VideoError
-from visavis.engine.film import Film, calmest, check_film, enroll_film, is_film
+from visavis.engine.film import Film, calmest, check_film, enroll_film
 from visavis.engine.motion.channels import INDEX, zero_motion
 from visavis.engine.video.renderer import Renderer
 from visavis.kernels import rgb_to_i420
