@@ -27,7 +27,8 @@ def create_app(config: ServerConfig | None = None, engine: Engine | None = None)
     config = config or ServerConfig()
     engine = engine or VisavisEngine()
     middlewares: list[Any] = [security_middleware(config), errors_middleware]
-    app = web.Application(middlewares=middlewares, client_max_size=config.max_photo_bytes + (1 << 16))
+    largest = max(config.max_photo_bytes, config.max_film_bytes) + (1 << 16)
+    app = web.Application(middlewares=middlewares, client_max_size=largest)
     metrics = Metrics()
     app[CONFIG] = config
     app[ENGINE] = engine

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from visavis.server.workers import WorkerPool
 log = logging.getLogger(__name__)
 
 DEMO_ID = "demo"
+Content = bytes | bytearray
+"""A photo's or film's file as it was sent."""
 
 
 @dataclass
@@ -74,6 +78,7 @@ class AvatarStore:
         self._metrics = metrics
         self._entries: dict[str, Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._uploading = 0
         metrics.gauge("visavis_avatars", "People held in memory.", lambda: len(self._entries))
 
     def add_shared(self) -> None:
@@ -97,7 +102,7 @@ class AvatarStore:
         """The person, or ApiError 404: also where callers are known and it is another's."""
         entry = self._entries.get(avatar_id)
         if entry is None or not (entry.shared or entry.owner == subject):
-            raise ApiError(404, "no_such_avatar", "There is no such avatar; enrol the photo again.")
+            raise ApiError(404, "no_such_avatar", "There is no such avatar; enrol the photo or film again.")
         entry.used_at = time.monotonic()
         return entry
 
@@ -110,17 +115,28 @@ class AvatarStore:
         if not entry.blob:
             raise ApiError(409, "not_ready", "This person is still being prepared.", {"Retry-After": "2"})
 
-    def enroll(
-        self, photo: bytes, *, name: str, consent: str, face: int | None, owner: str | None = None
-    ) -> Entry:
-        """Queue a photo; ApiError 503 where too many wait."""
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the queue, taken before an upload is read and held in memory; ApiError 503 where there is none."""
         waiting = sum(e.state in ("waiting", "enrolling") and not e.shared for e in self._entries.values())
-        if waiting >= self._config.max_enrollments:
+        if waiting + self._uploading >= self._config.max_enrollments:
             raise ApiError(
-                503, "busy", "Other photos are being prepared; try again in a moment.", {"Retry-After": "10"}
+                503, "busy", "Other people are being prepared; try again in a moment.", {"Retry-After": "10"}
             )
+        self._uploading += 1
+        try:
+            yield
+        finally:
+            self._uploading -= 1
+
+    def enroll(
+        self, content: Content, *, name: str, consent: str, face: int | None, owner: str | None = None
+    ) -> Entry:
+        """Queue a photo or film that has a `place`."""
         self._make_room()
-        return self._enqueue(secrets.token_urlsafe(16), name, photo, consent, face, shared=False, owner=owner)
+        return self._enqueue(
+            secrets.token_urlsafe(16), name, content, consent, face, shared=False, owner=owner
+        )
 
     def remove(self, entry: Entry) -> None:
         """Forget a person. ApiError 403 for those that the server offers to everybody."""
@@ -140,7 +156,7 @@ class AvatarStore:
         self,
         key: str,
         name: str,
-        photo: bytes | Path,
+        photo: Content | Path,
         consent: str,
         face: int | None,
         *,
@@ -153,7 +169,7 @@ class AvatarStore:
         task.add_done_callback(self._tasks.discard)
         return entry
 
-    async def _prepare(self, entry: Entry, photo: bytes | Path, consent: str, face: int | None) -> None:
+    async def _prepare(self, entry: Entry, photo: Content | Path, consent: str, face: int | None) -> None:
         def progress(stage: str, share: float) -> None:
             entry.stage, entry.progress = stage, min(1.0, max(entry.progress, share))
 
@@ -169,7 +185,7 @@ class AvatarStore:
         entry.state = "enrolling"
         try:
             answer, data = await self._workers.enroll(
-                request, photo if isinstance(photo, bytes) else b"", progress
+                request, b"" if isinstance(photo, Path) else photo, progress
             )
         except WorkerRefused as error:
             message = str(error).replace(str(path), path.name) if path else str(error)
@@ -177,7 +193,7 @@ class AvatarStore:
         except WorkerLost as error:
             entry.state, entry.error = (
                 "failed",
-                {"code": error.code, "message": "The photo could not be prepared."},
+                {"code": error.code, "message": "This could not be prepared."},
             )
         else:
             await self._workers.up.wait()  # ready is who can be called

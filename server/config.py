@@ -9,6 +9,8 @@ from visavis.server.tokens import turn_credentials
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 MIB = 1 << 20
+FILM_S = (1.0, 60.0)
+"""How short and how long a film may be that is enrolled over HTTP; 8 to 15 s are good."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     avatars: tuple[Path, ...] = ()
-    """`.avatar` files or photos that everybody may choose, enrolled in the background at the start."""
+    """`.avatar` files, photos or films that everybody may choose, enrolled in the background at the start."""
     demo: bool = True
     """Also offer the demo person."""
     size: int = 512
@@ -41,8 +43,12 @@ class ServerConfig:
     max_avatars: int = 16
     """People enrolled over HTTP that are held in memory; the one unused for longest makes room."""
     max_enrollments: int = 4
-    """Photos that may wait for enrolment."""
+    """Photos and films that may be on their way here or wait for enrolment."""
     max_photo_bytes: int = 24 * MIB
+    max_film_bytes: int = 64 * MIB
+    """A quarter of a minute of what telephones film is 15 to 50 MB."""
+    max_upload_s: float = 300.0
+    """How long the upload of a photo or film may take."""
     max_json_bytes: int = 64 * 1024
     max_sdp_bytes: int = 256 * 1024
     max_message_bytes: int = 2 * MIB
@@ -60,7 +66,7 @@ class ServerConfig:
     sessions_per_minute: float = 30.0
     """New sessions of one caller."""
     enrollments_per_minute: float = 10.0
-    """Photos of one caller."""
+    """Photos and films of one caller."""
     messages_per_s: float = 400.0
     """WebSocket messages of one connection; beyond it the server reads more slowly."""
     auth: bool | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from visavis.server.config import FILM_S
 
 if TYPE_CHECKING:
     from visavis.engine.motion.diffusion import Controls
@@ -53,7 +54,7 @@ class SessionLike(Protocol):
 
 
 class Engine(Protocol):
-    """Makes avatars and sessions. All methods block and are called in worker threads."""
+    """Makes avatars and sessions. All methods block and are called in worker threads. A `photo` may be a film, bytes by their content."""
 
     def enroll(
         self, photo: bytes | Path, *, face: int | None, size: int, consent: str, name: str, progress: Progress
@@ -84,12 +85,13 @@ class VisavisEngine:
     def enroll(
         self, photo: bytes | Path, *, face: int | None, size: int, consent: str, name: str, progress: Progress
     ) -> Any:
-        from visavis.engine.body.footage import is_film
+        from visavis.engine.body.footage import HEAD, film_format, is_film
         from visavis.engine.enroll import enroll
-        from visavis.engine.film import enroll_film
+        from visavis.engine.film import FilmLimits, enroll_film
 
-        if isinstance(photo, Path) and is_film(photo):
-            return enroll_film(photo, size=size, consent=consent, name=name, progress=progress)
+        if is_film(photo) if isinstance(photo, Path) else film_format(photo[:HEAD]):
+            limits = None if isinstance(photo, Path) else FilmLimits(*FILM_S)
+            return enroll_film(photo, size=size, consent=consent, name=name, limits=limits, progress=progress)
         return enroll(photo, face=face, size=size, consent=consent, name=name, progress=progress)
 
     def load(self, path: Path) -> Any:

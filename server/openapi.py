@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from visavis.engine.motion.layout import MOODS
+from visavis.server.config import FILM_S
 from visavis.server.controls import LARGEST, NAMES, PITCH_LIMIT, YAW_LIMIT
 
 Json = dict[str, Any]
@@ -27,9 +28,10 @@ _REASONS = {
     404: "There is no such thing (any more).",
     409: "Not now.",
     410: "The session has ended.",
+    408: "The upload took too long.",
     413: "Too large.",
     415: "Another content type is wanted.",
-    422: "The photo could not be used.",
+    422: "The photo or film could not be used.",
     429: "Too often, or the queue is full.",
     500: "A fault of the server.",
     503: "No room; `Retry-After` says when to try again.",
@@ -76,13 +78,28 @@ _PEOPLE = _object(
 )
 _PHOTO = _object(
     {
-        "photo": {"type": "string", "contentMediaType": "image/*"},
+        "photo": {
+            "type": "string",
+            "contentMediaType": "image/*",
+            "description": "The file of a photo, or of a film: what it holds decides.",
+        },
+        "film": {
+            "type": "string",
+            "contentMediaType": "video/*",
+            "description": "In place of `photo`: a film of one person (MP4, WebM, MOV, MKV, AVI, MPEG), "
+            f"{FILM_S[0]:g} to {FILM_S[1]:g} s long, 8 to 15 s are good. Its calmest, sharpest frame becomes the photo.",
+        },
         "consent": {"type": "string", "maxLength": 400},
         "name": {"type": "string", "maxLength": 400},
-        "face": {"type": "integer", "minimum": 1, "maximum": 100},
+        "face": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 100,
+            "description": "Which face of a photo, counted from the left. A film must show one person alone.",
+        },
     },
-    ("photo", "consent"),
-)
+    ("consent",),
+) | {"anyOf": [{"required": ["photo"]}, {"required": ["film"]}]}
 _GAZE: Json = {
     "type": "array",
     "description": "What the eyes rest on: [yaw, pitch] in radians from the viewer, to the person's left and upwards.",
@@ -204,8 +221,8 @@ def document() -> Json:
                     "People to choose from.", _answers({"200": _PEOPLE}, 401), security=_ACCESS
                 ),
                 "post": _operation(
-                    "Enrol a photo.",
-                    _answers({"202": person}, 400, 401, 413, 415, 503),
+                    "Enrol a photo or a film. The person is prepared meanwhile: ask for its state; where it failed, `error` says why.",
+                    _answers({"202": person}, 400, 401, 408, 413, 415, 422, 503),
                     security=_ACCESS,
                     body=_body("multipart/form-data", _PHOTO),
                 ),

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 from visavis.server.avatars import AvatarStore
-from visavis.server.config import ServerConfig
+from visavis.server.config import FILM_S, ServerConfig
 from visavis.server.controls import Changes, ControlsError, parse_controls
 from visavis.server.engines import Engine
 from visavis.server.errors import ApiError
@@ -174,6 +174,8 @@ async def client_config(request: web.Request) -> web.Response:
         {
             "auth": request.app[GUARD].auth,
             "max_photo_bytes": config.max_photo_bytes,
+            "max_film_bytes": config.max_film_bytes,
+            "film_s": list(FILM_S),
             "max_queue_s": config.max_queue_s,
         }
     )

@@ -119,15 +119,16 @@ class LiveSession:
         """Make the engine's part in the worker, which makes its first frames before this returns. `controls`: parsed changes to the
         usual ones."""
         worker, self.lookahead = self.worker, lookahead
+        key, blob = entry.key, entry.blob  # one version: another may take its place meanwhile
         worker.sessions[self.id] = self._on_message
         request = {
-            "op": "open", "session": self.id, "avatar": entry.key, "seed": seed,
+            "op": "open", "session": self.id, "avatar": key, "seed": seed,
             "lookahead": lookahead, "max_queue_s": max_queue_s, "generator": generator, "controls": controls or {},
         }  # fmt: skip
-        answer, _ = await worker.ask(request, entry.blob if entry.key not in worker.known else b"")
+        answer, _ = await worker.ask(request, blob if key not in worker.known else b"")
         if answer.get("unknown"):
-            answer, _ = await worker.ask(request, entry.blob)
-        worker.known.add(entry.key)
+            answer, _ = await worker.ask(request, blob)
+        worker.known.add(key)
         worker.load.opened(answer.get("cpu_s"))
         self.controls = answer["controls"]
         self._opened = True

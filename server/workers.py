@@ -165,7 +165,7 @@ class WorkerPool:
     # Photos
 
     async def enroll(
-        self, header: Header, photo: bytes, progress: Callable[[str, float], None]
+        self, header: Header, photo: bytes | bytearray, progress: Callable[[str, float], None]
     ) -> tuple[Header, memoryview]:
         """Make an avatar, in a process that no call depends on. Raises WorkerRefused and WorkerLost."""
         self._enrolling += 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from visavis.engine.body.footage import HEAD, film_format
 from visavis.engine.errors import AudioError, PhotoError, QueueFullError
 from visavis.engine.motion.diffusion import Controls
 from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -165,6 +166,8 @@ class DoubleEngine:
         if isinstance(photo, bytes):
             if photo.startswith(b"boom"):
                 raise RuntimeError("/secret/path")
+            if film_format(photo[:HEAD]):
+                return DoubleAvatar(name, consent)
             if cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR) is None:
                 raise PhotoError("this is no picture: send a JPEG, PNG or WebP", "not_a_picture")
         return DoubleAvatar(name, consent)
