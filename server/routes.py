@@ -115,10 +115,12 @@ def _file(name: str, content_type: str) -> Callable[[web.Request], Awaitable[web
 
 for _path, _name, _type in (
     ("/", "index.html", "text/html"),
+    ("/add.js", "add.js", "text/javascript"),
     ("/app.js", "app.js", "text/javascript"),
     ("/call.js", "call.js", "text/javascript"),
     ("/manner.js", "manner.js", "text/javascript"),
     ("/meter.js", "meter.js", "text/javascript"),
+    ("/record.js", "record.js", "text/javascript"),
     ("/style.css", "style.css", "text/css"),
     ("/icon.svg", "icon.svg", "image/svg+xml"),
 ):

@@ -24,7 +24,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Permissions-Policy": "microphone=(self), camera=(self), geolocation=()",
 }
 SUBPROTOCOL_TOKEN = "bearer."
 """Browsers cannot set headers on a WebSocket: they offer the subprotocols `visavis` and `bearer.TOKEN`."""

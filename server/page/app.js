@@ -1,17 +1,18 @@
 // The page: choose a person, start a call, let it speak.
 
+import { Adding, isFilm, isPicture } from "/add.js";
 import { Call, Problem, access, api, callObstacle, decodeSpeech, microphoneObstacle, SPEECH_RATE } from "/call.js";
 import { Manner } from "/manner.js";
 import { Meter } from "/meter.js";
 
 const $ = (id) => document.getElementById(id);
 const frame = $("frame"), video = $("video"), voice = $("voice"), still = $("still"), callButton = $("call");
-const people = new Map(); // id -> {person, element}
+const people = new Map(); // id -> {person, label, input, face, note, picture}
 const meter = new Meter();
 const manner = new Manner($("manner"));
-const CONSENT = "Stated on the web page by who added the photo: it shows themselves, or the person agreed to be shown speaking.";
+const adding = new Adding();
+const WATCH_MS = 300, WATCH_LEARNING_MS = 2000;
 
-let config = { max_photo_bytes: 24 << 20 };
 let chosen = null, call = null, figuresTimer = null, speech = null;
 
 // Words to the person in front
@@ -107,7 +108,7 @@ async function watch(id) {
     drawPerson(person);
     if (person.state === "ready") return announce(`${person.name} is ready.`);
     if (person.state === "failed") {
-      if (!person.shared) failedPhoto(person);
+      if (!person.shared) failed(person);
       else say(person.error.message);
       return;
     }
@@ -147,57 +148,36 @@ function refresh() {
 }
 
 async function loadPeople() {
-  config = await api("/v1/config");
+  adding.limits = await api("/v1/config");
   const { avatars } = await api("/v1/avatars");
   avatars.forEach(addPerson);
   if (avatars.length) choose(avatars[0].id);
-  else show("problem", "Add a photo to begin.");
+  else show("problem", "Add a photo or a film to begin.");
 }
 
-// A photo of one's own
+// People of one's own
 
-let photoFile = null;
-const consent = $("consent");
+adding.addEventListener("problem", ({ detail }) => {
+  say(detail.message);
+  refresh(); // where it was being sent
+});
+adding.addEventListener("sending", ({ detail }) => {
+  if (call) return;
+  still.hidden = true;
+  show("loading", `Sending the ${detail.kind}`);
+});
+adding.addEventListener("person", ({ detail }) => {
+  addPerson(detail.person);
+  choose(detail.person.id);
+  announce("This person is being prepared.");
+});
 
-function offerPhoto(file, face = null) {
-  if (!file) return;
-  if (file.size > config.max_photo_bytes) return say(`This photo has ${(file.size / 1048576).toFixed(0)} MB; the server takes ${Math.floor(config.max_photo_bytes / 1048576)} MB at most.`);
-  photoFile = file;
-  URL.revokeObjectURL($("consent-preview").src);
-  $("consent-preview").src = URL.createObjectURL(file);
-  $("consent-check").checked = false;
-  $("consent-ok").disabled = true;
-  $("face-row").hidden = face === null;
-  if (face === null) $("consent-name").value = "";
-  $("consent-form").dataset.face = face ?? "";
-  consent.showModal();
-}
-$("consent-check").onchange = ({ target }) => { $("consent-ok").disabled = !target.checked; };
-$("photo").onchange = ({ target }) => { offerPhoto(target.files[0]); target.value = ""; };
-consent.onclose = () => {
-  if (consent.returnValue === "enroll" && $("consent-check").checked) guarded(sendPhoto);
-  consent.returnValue = "";
-};
-
-async function sendPhoto() {
-  const form = new FormData();
-  form.append("consent", CONSENT);
-  form.append("name", $("consent-name").value.trim() || "Your photo");
-  if (!$("face-row").hidden) form.append("face", $("consent-face").value);
-  form.append("photo", photoFile);
-  say("");
-  const person = await api("/v1/avatars", { method: "POST", body: form });
-  addPerson(person);
-  choose(person.id);
-  announce("The photo is being prepared.");
-}
-
-function failedPhoto(person) {
+function failed(person) {
   people.get(person.id)?.label.remove();
   people.delete(person.id);
   if (chosen === person.id && people.size) choose(people.keys().next().value);
   say(person.error.message.replace(/--face N/g, "its number"));
-  if (person.error.code === "several_faces" && photoFile) offerPhoto(photoFile, 1);
+  if (person.error.code === "several_faces") adding.offerFaces();
 }
 
 // The call
@@ -424,9 +404,10 @@ addEventListener("drop", (event) => {
   depth = 0;
   $("dropveil").hidden = true;
   const file = event.dataTransfer.files[0];
-  if (file?.type.startsWith("image/")) call ? say("End the call before you add a photo.") : offerPhoto(file);
-  else if (file?.type.startsWith("audio/") || /\.(wav|flac|ogg|opus|mp3|m4a)$/i.test(file?.name ?? "")) guarded(() => speakFile(file));
-  else say("Drop a photo or a recording.");
+  if (!file) return;
+  if (isPicture(file) || isFilm(file)) call ? say("End the call before you add somebody.") : adding.offer(file);
+  else if (file.type.startsWith("audio/") || /\.(wav|flac|ogg|opus|mp3|m4a)$/i.test(file.name)) guarded(() => speakFile(file));
+  else say("Drop a photo, a film or a recording.");
 });
 
 const obstacle = callObstacle();

@@ -158,6 +158,7 @@ class DoubleEngine:
     demo: Path | None = Path(__file__)
     sessions: list[DoubleSession] = field(default_factory=list)
     generators: list[bool] = field(default_factory=list)
+    films: list[bytes] = field(default_factory=list)
 
     def enroll(self, photo, *, face, size, consent, name, progress):
         for k in range(5):
@@ -167,6 +168,7 @@ class DoubleEngine:
             if photo.startswith(b"boom"):
                 raise RuntimeError("/secret/path")
             if film_format(photo[:HEAD]):
+                self.films.append(photo)
                 return DoubleAvatar(name, consent)
             if cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR) is None:
                 raise PhotoError("this is no picture: send a JPEG, PNG or WebP", "not_a_picture")

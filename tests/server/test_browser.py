@@ -10,7 +10,8 @@ import asyncio
 import cv2
 import numpy as np
 import pytest
-from double import SIZE, DoubleEngine
+from double import SIZE, DoubleEngine, draw
+from films import drawn
 from serving import run, serving, settled, until
 from test_server_call import bursts
 from visavis.benchmarks.browser import chromium
@@ -22,6 +23,7 @@ from visavis.benchmarks.latency import (
     server_process,
     stimulus,
 )
+from visavis.engine.body.footage import Footage
 from visavis.engine.motion.diffusion import Controls
 
 pytestmark = pytest.mark.browser
@@ -184,31 +186,130 @@ def test_the_manner_is_set_on_the_page_by_keyboard_before_and_in_a_call():
     run(go())
 
 
-def test_a_photo_is_added_on_the_page_with_consent(tmp_path):
-    import cv2
-    from double import draw
+async def choose_file(page, path):
+    """Put a file into the page's field for photos and films."""
+    await page.send("DOM.enable")
+    root = (await page.send("DOM.getDocument"))["root"]["nodeId"]
+    field = (await page.send("DOM.querySelector", nodeId=root, selector="#photo"))["nodeId"]
+    await page.send("DOM.setFileInputFiles", nodeId=field, files=[str(path)])
 
+
+async def agree(page):
+    """Consent to what is offered and send it."""
+    assert await page.evaluate("document.getElementById('consent-ok').disabled"), "not without consent"
+    await page.evaluate("document.getElementById('consent-check').click()")
+    await page.evaluate("document.getElementById('consent-ok').click()")
+    await page.wait_for("document.querySelectorAll('.person').length === 2")
+    await page.wait_for("document.querySelectorAll('.person img').length === 2", 20)
+
+
+def shown(*ids):
+    """An expression: which of these elements are shown."""
+    return f"{list(ids)}.filter((id) => !document.getElementById(id).hidden)"
+
+
+def test_a_photo_is_added_on_the_page_with_consent(tmp_path):
     cv2.imwrite(str(tmp_path / "me.png"), draw(0.0))
 
     async def go():
         async with serving(DoubleEngine(enroll_s=1.0)) as api, chromium() as page:
             await page.go(api.url + "/")
             await page.wait_for("!document.getElementById('call').disabled", 20)
-            await page.send("DOM.enable")
-            root = (await page.send("DOM.getDocument"))["root"]["nodeId"]
-            field = (await page.send("DOM.querySelector", nodeId=root, selector="#photo"))["nodeId"]
-            await page.send("DOM.setFileInputFiles", nodeId=field, files=[str(tmp_path / "me.png")])
+            await choose_file(page, tmp_path / "me.png")
             await page.wait_for("document.getElementById('consent').open")
-            assert await page.evaluate("document.getElementById('consent-ok').disabled"), (
-                "not without consent"
-            )
-            await page.evaluate("document.getElementById('consent-check').click()")
-            await page.evaluate("document.getElementById('consent-ok').click()")
-            await page.wait_for("document.querySelectorAll('.person').length === 2")
-            await page.wait_for("document.querySelectorAll('.person img').length === 2", 20)
+            assert await page.evaluate(shown("consent-photo", "consent-film")) == ["consent-photo"]
+            await agree(page)
             entries = [e for e in api.avatars._entries.values() if not e.shared]
             assert len(entries) == 1 and "agreed" in entries[0].consent
             await page.evaluate("document.getElementById('call').click()")
             await page.wait_for("visavis.call && visavis.call.state === 'live' && !visavis.video.hidden")
+
+    run(go())
+
+
+def test_a_film_is_added_on_the_page_as_a_photo_is(tmp_path):
+    (tmp_path / "me.webm").write_bytes(drawn(30, "webm"))
+    (tmp_path / "large.mp4").write_bytes(drawn(30) + bytes(1 << 20))
+
+    async def go():
+        async with serving(DoubleEngine(enroll_s=0.5), max_film_bytes=1 << 20) as api, chromium() as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled", 20)
+            await choose_file(page, tmp_path / "me.webm")
+            await page.wait_for("document.getElementById('consent').open")
+            assert await page.evaluate(shown("consent-photo", "consent-film", "face-row")) == ["consent-film"]
+            assert (
+                await page.evaluate("document.getElementById('consent-title').textContent") == "Add this film"
+            )
+            await page.wait_for("document.getElementById('consent-film').readyState >= 2")
+            await agree(page)
+            assert [e.name for e in api.avatars._entries.values() if not e.shared] == ["Your film"]
+            await choose_file(page, tmp_path / "large.mp4")  # the server's limit is known before the upload
+            words = await page.wait_for("document.getElementById('alert-text').textContent")
+            assert "1 MB at most" in words
+            assert not await page.evaluate("document.getElementById('consent').open")
+            assert [line for line in page.console if line.startswith(("exception", "error"))] == []
+
+    run(go())
+
+
+CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+
+
+def test_a_film_is_recorded_on_the_page_and_used():
+    async def go():
+        async with serving(DoubleEngine()) as api, chromium(flags=CAMERA) as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled", 20)
+            await page.size(390, 844, 2, True)
+            await page.evaluate("document.getElementById('record').click()")
+            state = "document.getElementById('viewfinder').dataset.state"
+            main = "document.getElementById('recorder-main')"
+            await page.wait_for(f"{state} === 'ready'")
+            assert await page.evaluate("document.documentElement.scrollWidth <= 390")
+            await page.wait_for(f"document.activeElement === {main}")
+            await press(page, " ", 32)
+            await page.wait_for(f"{state} === 'recording'")
+            assert await page.evaluate(f"{main}.disabled"), "not before there is enough"
+            await page.wait_for(f"document.activeElement === {main}", 20)
+            await press(page, " ", 32)
+            await page.wait_for(f"{state} === 'taken'")
+            await page.wait_for(f"document.activeElement === {main}")
+            await press(page, " ", 32)
+            await page.wait_for("document.getElementById('consent').open")
+            live = "document.getElementById('viewfinder-live').srcObject"
+            await page.wait_for(f"{live} === null")  # the camera is off
+            await agree(page)
+            assert [line for line in page.console if line.startswith(("exception", "error"))] == []
+            (content,) = api.engine.films
+            return Footage.of(content)
+
+    footage = run(go())
+    assert 7.5 < footage.seconds < 15 and footage.frames > 5 * footage.seconds
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "No camera was found"),
+        (("--use-fake-device-for-media-stream", "--deny-permission-prompts"), "The camera is blocked"),
+    ],
+)
+def test_a_camera_that_cannot_be_used_is_one_clear_line(flags, words):
+    async def go():
+        async with serving() as api, chromium(flags=flags) as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled", 20)
+            await page.evaluate("document.getElementById('record').click()")
+            await page.wait_for("document.getElementById('viewfinder').dataset.state === 'failed'")
+            line = await page.evaluate("document.getElementById('recorder-line').textContent")
+            assert line.startswith(words) and line.count(".") <= 2
+            assert (
+                await page.evaluate("document.getElementById('recorder-line').getAttribute('role')")
+                == "status"
+            )
+            await press(page, "Escape", 27)
+            await page.wait_for("!document.getElementById('recorder').open")
+            assert [line for line in page.console if line.startswith(("exception", "error"))] == []
 
     run(go())

@@ -43,10 +43,12 @@ def test_the_page_and_its_files_are_served_with_a_strict_policy():
         async with serving() as api:
             for path in (
                 "/",
+                "/add.js",
                 "/app.js",
                 "/call.js",
                 "/manner.js",
                 "/meter.js",
+                "/record.js",
                 "/style.css",
                 "/icon.svg",
                 "/sample.wav",
