@@ -16,6 +16,7 @@ from typing import Any
 from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine
 from visavis.server.errors import ApiError
+from visavis.server.learning import Learner, Learning
 from visavis.server.metrics import Metrics
 from visavis.server.worker_handle import WorkerLost, WorkerRefused
 from visavis.server.workers import WorkerPool
@@ -49,6 +50,8 @@ class Entry:
     consent: str = ""
     owner: str | None = None
     """Who enrolled it: the subject of their token, where tokens are asked for."""
+    learning: Learning | None = None
+    """Where its mouth is to be learned from its film."""
     used_at: float = field(default_factory=time.monotonic)
 
     def public(self) -> dict[str, Any]:
@@ -65,6 +68,8 @@ class Entry:
             body["error"] = self.error
         if self.blob:
             body["width"], body["height"] = self.width, self.height
+        if self.learning:
+            body["learning"] = self.learning.public()
         return body
 
 
@@ -77,7 +82,8 @@ class AvatarStore:
         self._engine = engine
         self._metrics = metrics
         self._entries: dict[str, Entry] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.learner = Learner(config, engine, metrics)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._uploading = 0
         metrics.gauge("visavis_avatars", "People held in memory.", lambda: len(self._entries))
 
@@ -130,19 +136,31 @@ class AvatarStore:
             self._uploading -= 1
 
     def enroll(
-        self, content: Content, *, name: str, consent: str, face: int | None, owner: str | None = None
+        self,
+        content: Content,
+        *,
+        name: str,
+        consent: str,
+        face: int | None,
+        owner: str | None = None,
+        learn: bool = False,
     ) -> Entry:
-        """Queue a photo or film that has a `place`."""
+        """Queue a photo or film that has a `place`. `learn`: the person's mouth is learned from the film, when it is enrolled."""
         self._make_room()
         return self._enqueue(
-            secrets.token_urlsafe(16), name, content, consent, face, shared=False, owner=owner
+            secrets.token_urlsafe(16), name, content, consent, face, shared=False, owner=owner, learn=learn
         )
 
     def remove(self, entry: Entry) -> None:
         """Forget a person. ApiError 403 for those that the server offers to everybody."""
         if entry.shared:
             raise ApiError(403, "shared_avatar", "This person was given at the server's start and stays.")
+        self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
         del self._entries[entry.id]
+        if entry.learning and entry.blob:  # an enrolment ends by itself
+            self._tasks[entry.id].cancel()
 
     def _make_room(self) -> None:
         own = sorted(
@@ -150,7 +168,7 @@ class AvatarStore:
             key=lambda e: e.used_at,
         )
         for entry in own[: max(0, len(own) - self._config.max_avatars + 1)]:
-            del self._entries[entry.id]
+            self._forget(entry)
 
     def _enqueue(
         self,
@@ -162,12 +180,24 @@ class AvatarStore:
         *,
         shared: bool,
         owner: str | None = None,
+        learn: bool = False,
     ) -> Entry:
         entry = self._entries[key] = Entry(key, name, shared, consent=consent, owner=owner)
-        task = asyncio.create_task(self._prepare(entry, photo, consent, face), name=f"enroll-{key}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        entry.learning = Learning() if learn else None
+        task = asyncio.create_task(self._bring_up(entry, photo, consent, face), name=f"enroll-{key}")
+        self._tasks[key] = task
+        task.add_done_callback(lambda _: self._tasks.pop(key, None))
         return entry
+
+    async def _bring_up(self, entry: Entry, photo: Content | Path, consent: str, face: int | None) -> None:
+        await self._prepare(entry, photo, consent, face)
+        if entry.learning and entry.state == "ready" and entry.id in self._entries:
+            assert not isinstance(photo, Path)
+            learned = await self.learner.learn(entry.learning, entry.blob, photo)
+            if learned is not None:
+                entry.blob, entry.key = learned, secrets.token_urlsafe(12)
+        elif entry.learning:
+            entry.learning.state, entry.learning.message = "failed", "The film could not be used."
 
     async def _prepare(self, entry: Entry, photo: Content | Path, consent: str, face: int | None) -> None:
         def progress(stage: str, share: float) -> None:
@@ -209,7 +239,8 @@ class AvatarStore:
         log.info("avatar refused avatar=%s code=%s", entry.id, entry.error["code"])
 
     async def close(self) -> None:
-        """Stop what waits; what runs in the thread ends by itself."""
-        for task in list(self._tasks):
+        """Stop what waits, and who learns; what runs in the thread ends by itself."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -44,6 +44,8 @@ class ServerConfig:
     """People enrolled over HTTP that are held in memory; the one unused for longest makes room."""
     max_enrollments: int = 4
     """Photos and films that may be on their way here or wait for enrolment."""
+    max_learning: int = 4
+    """People that may learn from their films or wait for it; the films are held in memory meanwhile."""
     max_photo_bytes: int = 24 * MIB
     max_film_bytes: int = 64 * MIB
     """A quarter of a minute of what telephones film is 15 to 50 MB."""

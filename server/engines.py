@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import importlib.resources
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 ImageArray = npt.NDArray[np.uint8]
 PcmArray = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 Progress = Callable[[str, float], None]
+
+
+LEARNING_NEEDS = ("torch", "onnx", "onnxscript")
+"""Packages that training on and exporting need."""
 
 
 class FrameLike(Protocol):
@@ -74,6 +81,22 @@ class BatchEngine(Engine, Protocol):
     def tick(self, sessions: Sequence[SessionLike]) -> list[FrameLike | BaseException]: ...
 
 
+class LearningEngine(Engine, Protocol):
+    """An engine that can learn a person's mouth from a film, in a process that does nothing else."""
+
+    def learning_obstacle(self) -> str | None:
+        """Why it cannot, in words for callers; None where it can. Says so without loading what learning needs."""
+
+    def learn(self, avatar: Any, film: bytes, *, progress: Progress) -> tuple[Any | None, str]:
+        """The avatar that has learned, None where nothing was gained; and what came of it in words. VisavisError where the film cannot be used."""
+
+
+def make_engine(factory: str) -> Any:
+    """The engine that "module:class" names."""
+    module, _, name = factory.partition(":")
+    return getattr(importlib.import_module(module), name)()
+
+
 def _asset(name: str) -> Path | None:
     path = importlib.resources.files("visavis.engine") / "assets" / name
     return Path(str(path)) if path.is_file() else None
@@ -122,6 +145,22 @@ class VisavisEngine:
         return TimedSession(
             Session(avatar, seed=seed, lookahead=lookahead, max_queue_s=max_queue_s, **options)
         )
+
+    def learning_obstacle(self) -> str | None:
+        """Which packages are missing, if any."""
+        missing = [name for name in LEARNING_NEEDS if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"This server cannot learn from films: {', '.join(missing)} is not installed (pip install 'visavis[train]')."
+        return None
+
+    def learn(self, avatar: Any, film: bytes, *, progress: Progress) -> tuple[Any | None, str]:
+        """Train the video network on for this person, on one thread: minutes."""
+        from visavis.engine.training.video_personal import learn
+
+        lesson = learn(film, size=max(avatar.width, avatar.height), progress=progress)
+        if lesson.weights is None:
+            return None, str(lesson)
+        return dataclasses.replace(avatar, personal=lesson.weights), str(lesson)
 
     def warm(self) -> None:
         """Load and compile what sessions need, and find what this machine affords, before anybody waits for it."""

@@ -39,6 +39,10 @@ class GpuEngine(VisavisEngine):
         """Bring a batch of the usual size up."""
         self._worker(USUAL, USUAL, painted=True)
 
+    def learning_obstacle(self) -> str | None:
+        """What one person learned cannot be used here."""
+        return "This server's GPU shows everybody by one video network: what it learns of one person is for CPUs."
+
     def session(
         self, avatar: Any, *, seed: int, lookahead: int, max_queue_s: float, generator: bool = True
     ) -> SessionLike:

@@ -30,7 +30,7 @@ from visavis.engine.errors import VisavisError
 from visavis.engine.timing import FPS
 from visavis.kernels import rgb_to_i420
 from visavis.server.controls import change
-from visavis.server.engines import BatchEngine, Engine, FrameLike, ImageArray, SessionLike
+from visavis.server.engines import BatchEngine, Engine, FrameLike, ImageArray, LearningEngine, SessionLike
 from visavis.server.governor import Governor
 from visavis.server.link import Header, Link, LinkClosed
 
@@ -127,6 +127,9 @@ class WorkerHost:
         if op == "enroll":
             self._aside.submit(self._answer, header, lambda: self._enroll(header, payload))
             return
+        if op == "learn":
+            self._aside.submit(self._answer, header, lambda: self._learn(header, payload))
+            return
         slot = self._slots.get(header["session"])
         if slot is None:
             if "request" in header:
@@ -165,6 +168,8 @@ class WorkerHost:
             result = work()
         except VisavisError as error:
             self._refuse(header, error.code, str(error))
+        except LinkClosed:  # nobody waits for it any more
+            return
         except Exception:
             log.exception("%s failed session=%s", header["op"], header.get("session"))
             self._refuse(header, "internal", "Something went wrong inside the server; its log says what.")
@@ -223,15 +228,21 @@ class WorkerHost:
         slot.session.close()
         return {}
 
-    def _enroll(self, header: Header, payload: memoryview) -> dict[str, Any]:
+    def _progress(self, header: Header) -> Callable[[str, float], None]:
+        """Tells the other side how far a request has come. LinkClosed, which ends the work, where the other side is gone."""
         last = 0.0
 
         def progress(stage: str, share: float) -> None:
             nonlocal last
+            if self._stop.is_set():
+                raise LinkClosed("nobody waits")
             if time.monotonic() - last > 0.03:
                 last = time.monotonic()
                 self._send({"op": "progress", "request": header["request"], "stage": stage, "share": share})
 
+        return progress
+
+    def _enroll(self, header: Header, payload: memoryview) -> dict[str, Any]:
         path = Path(header["path"]) if header.get("path") else None
         if path is not None and path.suffix.lower() == ".avatar":
             avatar = self._engine.load(path)
@@ -242,7 +253,7 @@ class WorkerHost:
                 size=header["size"],
                 consent=header["consent"],
                 name=header["name"],
-                progress=progress,
+                progress=self._progress(header),
             )
         picture = _jpeg(self._engine.picture(avatar))
         return {
@@ -252,6 +263,14 @@ class WorkerHost:
             "picture": len(picture),
             "parts": (picture, pickle.dumps(avatar, protocol=5)),
         }
+
+    def _learn(self, header: Header, payload: memoryview) -> dict[str, Any]:
+        film, avatar = bytes(payload[: header["film"]]), pickle.loads(payload[header["film"] :])
+        learned, said = cast(LearningEngine, self._engine).learn(
+            avatar, film, progress=self._progress(header)
+        )
+        parts = () if learned is None else (pickle.dumps(learned, protocol=5),)
+        return {"gained": learned is not None, "said": said, "parts": parts}
 
     # Sessions as actors
 

@@ -34,6 +34,7 @@ _REASONS = {
     422: "The photo or film could not be used.",
     429: "Too often, or the queue is full.",
     500: "A fault of the server.",
+    501: "This server cannot do it.",
     503: "No room; `Retry-After` says when to try again.",
 }
 
@@ -70,9 +71,22 @@ _PERSON = _object(
         "width": {"type": "integer"},
         "height": {"type": "integer"},
         "error": {"$ref": "#/components/schemas/ErrorDetail"},
+        "learning": {"$ref": "#/components/schemas/Learning"},
     },
     ("id", "name", "state", "progress", "shared"),
 )
+_LEARNING = _object(
+    {
+        "state": {"enum": ["waiting", "running", "done", "nothing_gained", "failed"]},
+        "stage": {"type": "string"},
+        "progress": {"type": "number", "minimum": 0, "maximum": 1},
+        "message": {"type": "string", "description": "What came of it, in words."},
+    },
+    ("state", "stage", "progress"),
+) | {
+    "description": "Where a film was sent with `learn`: how far the person's mouth is learned. Meanwhile it can be called as it was enrolled; sessions that "
+    "begin when the state is `done` have what it learned."
+}
 _PEOPLE = _object(
     {"avatars": {"type": "array", "items": {"$ref": "#/components/schemas/Person"}}}, ("avatars",)
 )
@@ -96,6 +110,12 @@ _PHOTO = _object(
             "minimum": 1,
             "maximum": 100,
             "description": "Which face of a photo, counted from the left. A film must show one person alone.",
+        },
+        "learn": {
+            "type": "boolean",
+            "default": False,
+            "description": "With a film: let the video network learn this person's mouth from it, in the background, minutes. 501 where the server "
+            "cannot (/v1/config says `learning`). Deleting the person ends it.",
         },
     },
     ("consent",),
@@ -222,7 +242,7 @@ def document() -> Json:
                 ),
                 "post": _operation(
                     "Enrol a photo or a film. The person is prepared meanwhile: ask for its state; where it failed, `error` says why.",
-                    _answers({"202": person}, 400, 401, 408, 413, 415, 422, 503),
+                    _answers({"202": person}, 400, 401, 408, 413, 415, 422, 501, 503),
                     security=_ACCESS,
                     body=_body("multipart/form-data", _PHOTO),
                 ),
@@ -295,6 +315,7 @@ def document() -> Json:
         "components": {
             "schemas": {
                 "Person": _PERSON,
+                "Learning": _LEARNING,
                 "Controls": _object(_CONTROLS, NAMES),
                 "ControlsChange": _CHANGES,
                 "ErrorDetail": _object(

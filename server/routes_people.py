@@ -20,8 +20,8 @@ async def list_avatars(request: web.Request) -> web.Response:
 
 @people_routes.post("/v1/avatars")
 async def enroll_avatar(request: web.Request) -> web.Response:
-    """Multipart: `consent` (a statement), `photo` (a file: a photo or a film) or `film`; optionally `name` and, with a photo, `face`
-    (number from the left)."""
+    """Multipart: `consent` (a statement), `photo` (a file: a photo or a film) or `film`; optionally `name`; with a photo `face`
+    (number from the left), with a film `learn` ("true": its mouth is learned meanwhile)."""
     config, people = request.app[CONFIG], request.app[AVATARS]
     subject = request.app[GUARD].require(request, "avatars")
     request.app[LIMITS]["enrollments"].take(subject or request.remote or "")
@@ -38,12 +38,16 @@ async def enroll_avatar(request: web.Request) -> web.Response:
             raise ApiError(
                 400, "photo_missing", "Send the photo as a file in the field 'photo', or a film in 'film'."
             )
+        learn = _learn(form)
+        if learn:
+            people.learner.check()
         entry = people.enroll(
             form.content,
             name=form.texts.get("name", "").strip() or ("Your film" if form.film else "Your photo"),
             consent=consent,
             face=_face(form),
             owner=subject,
+            learn=learn,
         )
     return web.json_response(entry.public(), status=202, headers={"Location": f"/v1/avatars/{entry.id}"})
 
@@ -57,6 +61,15 @@ def _face(form: PersonForm) -> int | None:
         return whole_number(int(form.texts["face"]), "face", 1, 100)
     except ValueError:
         raise ApiError(400, "bad_value", "'face' must be a whole number from 1 to 100.") from None
+
+
+def _learn(form: PersonForm) -> bool:
+    value = form.texts.get("learn", "false")
+    if value not in ("true", "false"):
+        raise ApiError(400, "bad_value", "'learn' must be true or false.")
+    if value == "true" and not form.film:
+        raise ApiError(400, "bad_value", "'learn' goes with a film; a photo does not tell how a mouth moves.")
+    return value == "true"
 
 
 def _person(request: web.Request, grant: str = "sessions") -> Entry:

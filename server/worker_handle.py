@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from visavis.engine.errors import VisavisError
@@ -83,14 +85,14 @@ class WorkerHandle:
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
     _outbox: queue.SimpleQueue[tuple[Header, Any] | None] = field(default_factory=queue.SimpleQueue)
 
-    async def start(self) -> None:
-        """Begin to read and write; returns when the worker has said hello."""
+    async def start(self, within_s: float = START_S) -> None:
+        """Begin to read and write; returns when the worker has said hello. TimeoutError where it does not, WorkerLost where it ends."""
         self._loop = asyncio.get_running_loop()
         self._hello: asyncio.Future[None] = self._loop.create_future()
         self.heard_at = self._loop.time()
         for target in (self._read, self._write):
             threading.Thread(target=target, name=f"link-{self.name}", daemon=True).start()
-        async with asyncio.timeout(START_S):
+        async with asyncio.timeout(within_s):
             await self._hello
 
     def _read(self) -> None:
@@ -205,8 +207,11 @@ def start_thread(engine: Engine, name: str) -> WorkerHandle:
     return WorkerHandle(name, link)
 
 
-def start_process(factory: str, name: str, nice: int, *, live: bool = True) -> WorkerHandle:
-    """A worker in a process of its own: not yet started. `factory` is "module:Engine"; `live`: it is to carry calls."""
+def start_process(
+    factory: str, name: str, nice: int, *, live: bool = True, temporary: Path | None = None
+) -> WorkerHandle:
+    """A worker in a process of its own: not yet started. `factory` is "module:Engine"; `live`: it is to carry calls; `temporary`: folder
+    for its temporary files, the usual one where there is none."""
     link, theirs = pair()
     process = subprocess.Popen(
         [
@@ -221,6 +226,7 @@ def start_process(factory: str, name: str, nice: int, *, live: bool = True) -> W
         pass_fds=(theirs.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        env=None if temporary is None else {**os.environ, "TMPDIR": str(temporary)},
         process_group=0,  # Ctrl-C is for the server, which lets calls end first
     )
     theirs.close()

@@ -1,22 +1,25 @@
 """A worker in a process of its own: `python -m visavis.server.worker_process FD MODULE:ENGINE NICE LIVE`, started by the server.
 
-FD is the inherited socket of its link; the worker ends when the other side does. LIVE is 1 where it carries calls, 0 where it only enrols photos.
+FD is the inherited socket of its link; the worker ends when the other side does. LIVE is 1 where it carries calls, 0 where it only enrols
+photos or learns. NICE 19 is more than its number: such a worker runs when no other wants to, and yields at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import logging
 import os
 import signal
 import socket
 import sys
 
+LOWEST_NICE = 19
+
 
 def main() -> None:
     """Serve the link until it closes."""
+    from visavis.server.engines import make_engine
     from visavis.server.host import WorkerHost
     from visavis.server.link import Link
 
@@ -25,8 +28,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     with contextlib.suppress(OSError):
         os.nice(nice)
-    module, _, name = factory.partition(":")
-    engine = getattr(importlib.import_module(module), name)()
+        if nice >= LOWEST_NICE and hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    engine = make_engine(factory)
     warm = getattr(engine, "warm", None)
     if live and warm is not None:
         warm()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from visavis.engine.body.detect import FaceTracker
-from visavis.engine.body.footage import Source, film_name
+from visavis.engine.body.footage import Footage, Source, film_name
 from visavis.engine.errors import VideoError
 from visavis.engine.film import Film
 from visavis.engine.motion.channels import FloatArray
@@ -84,15 +84,20 @@ def shards_of(
     made: list[Shard] = []
     each = max(1, PIECES // len(films))
     for number, source in enumerate(films):
-        film = Film.read(source, tracker)
-        progress((number + 0.4) / len(films))
-        made += _pieces(Driven(film.photo(), tracker, size=size), film, str(number), each)
-        progress((number + 1) / len(films))
+        made += _pieces(
+            source, str(number), each, size, tracker,
+            lambda share, number=number: progress((number + share) / len(films)),  # type: ignore[misc]
+        )  # fmt: skip
     return made
 
 
-def _pieces(driven: Driven, film: Film, name: str, count: int) -> list[Shard]:
-    """`count` pieces of a film, RUN frames each, that the avatar met well."""
+def _pieces(
+    source: Source, name: str, count: int, size: int, tracker: FaceTracker, progress: Callable[[float], None]
+) -> list[Shard]:
+    """`count` pieces of a film, RUN frames each, that an avatar of its best frame met well."""
+    stated = Footage.of(source).frames
+    film = Film.read(source, tracker, progress=lambda done: progress(0.4 * min(1.0, done / stated)))
+    driven = Driven(film.photo(), tracker, size=size)
     length = len(film.faces)
     numbers = runs(length, min(count, length // RUN), RUN, np.random.default_rng(0))
     most_px = MAX_ERROR * float(np.ptp(driven.rest[:468, 1]))
@@ -100,6 +105,7 @@ def _pieces(driven: Driven, film: Film, name: str, count: int) -> list[Shard]:
     motion: FloatArray | None = None
     previous = start = -2
     for k, frame in film.frames(numbers):
+        progress(0.4 + 0.6 * k / length)
         face = film.faces[k]
         if face is None:
             continue
@@ -112,6 +118,7 @@ def _pieces(driven: Driven, film: Film, name: str, count: int) -> list[Shard]:
         if error <= most_px:
             picture = driven.frame(frame)
             made[-1].add(driven, driven.aligned(picture, motion), picture, error, k)
+    progress(1.0)
     return [shard for shard in made if len(shard) >= 3]
 
 

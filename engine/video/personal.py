@@ -10,6 +10,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +54,15 @@ def learned(exported: Path, shipped: Path) -> PersonalWeights:
     return PersonalWeights(np.concatenate(parts), base_of(shipped))
 
 
-_folders: dict[str, tempfile.TemporaryDirectory[str]] = {}
+FOLDERS = 8
+"""People whose files a process keeps; those of the one unused for longest make room."""
+_folders: OrderedDict[str, tempfile.TemporaryDirectory[str]] = OrderedDict()
 
 
 def folder(personal: PersonalWeights | None, shipped: Path) -> Path:
     """A folder of network files as `shipped` is, with a person's own weights in them; `shipped` itself where there are none or they do not fit.
 
-    Made once a process and person; it goes when the process ends.
+    Made once a process and person; it goes when the process ends, or when FOLDERS others were asked for. Networks that are loaded need it no more.
     """
     if personal is None:
         return shipped
@@ -78,6 +81,9 @@ def folder(personal: PersonalWeights | None, shipped: Path) -> Path:
             log.warning("this person's own video network cannot be used (%s): the shared one is", error)
             return shipped
         _folders[key] = made
+        while len(_folders) > FOLDERS:
+            _folders.popitem(last=False)[1].cleanup()
+    _folders.move_to_end(key)
     return Path(_folders[key].name)
 
 

@@ -55,17 +55,28 @@ function addPerson(person) {
   face.className = "face";
   const name = document.createElement("span");
   name.textContent = person.name;
-  label.append(input, face, name);
+  const note = document.createElement("small");
+  label.append(input, face, name, note);
   $("people").append(label);
-  people.set(person.id, { person, label, input, face });
+  people.set(person.id, { person, label, input, face, note });
   drawPerson(person);
   if (!["ready", "failed"].includes(person.state)) watch(person.id);
+  else if (isLearning(person)) watchLearning(person.id);
+}
+
+const isLearning = (person) => ["waiting", "running"].includes(person.learning?.state);
+
+function learningNote({ state, learning }) {
+  if (state !== "ready" || !learning) return "";
+  if (learning.state === "running") return `learning ${Math.round(learning.progress * 100)} %`;
+  return { waiting: "learns soon", done: "has learned", nothing_gained: "as enrolled", failed: "did not learn" }[learning.state];
 }
 
 function drawPerson(person) {
   const entry = people.get(person.id);
   entry.person = person;
   entry.label.classList.toggle("failed", person.state === "failed");
+  entry.note.textContent = learningNote(person);
   if (person.state === "ready" && !entry.face.querySelector("img")) {
     const image = new Image();
     image.alt = "";
@@ -91,9 +102,10 @@ async function pictureOf(id) {
   return response.ok ? URL.createObjectURL(await response.blob()) : "";
 }
 
-async function watch(id) {
+/** Ask after a person until `settled` says that it needs no more asking; null where it is gone, which is said. */
+async function follow(id, everyMs, settled) {
   for (;;) {
-    await new Promise((done) => setTimeout(done, 300));
+    await new Promise((done) => setTimeout(done, everyMs));
     let person;
     try {
       person = await api(`/v1/avatars/${id}`);
@@ -103,16 +115,31 @@ async function watch(id) {
         people.delete(id);
       }
       say(error.message);
-      return;
+      return null;
     }
     drawPerson(person);
-    if (person.state === "ready") return announce(`${person.name} is ready.`);
-    if (person.state === "failed") {
-      if (!person.shared) failed(person);
-      else say(person.error.message);
-      return;
-    }
+    if (settled(person)) return person;
   }
+}
+
+async function watch(id) {
+  const person = await follow(id, WATCH_MS, ({ state }) => ["ready", "failed"].includes(state));
+  if (person?.state === "ready") {
+    announce(`${person.name} is ready.`);
+    if (isLearning(person)) watchLearning(id);
+  } else if (person?.state === "failed") {
+    if (!person.shared) failed(person);
+    else say(person.error.message);
+  }
+}
+
+async function watchLearning(id) {
+  const person = await follow(id, WATCH_LEARNING_MS, (shown) => !isLearning(shown));
+  if (!person) return;
+  const { state, message } = person.learning;
+  if (state === "done") announce(`${person.name} has learned its mouth: the next call shows it.`);
+  else if (state === "failed") say(`${person.name} did not learn: ${message}`);
+  else announce(`The film taught nothing more about the mouth of ${person.name}.`);
 }
 
 function choose(id) {

@@ -18,6 +18,7 @@ from visavis.engine.errors import AvatarError
 from visavis.engine.motion.channels import INDEX, zero_motion
 from visavis.engine.runtime.onnx_weights import spans, weights_of, with_weights
 from visavis.engine.session import Session
+from visavis.engine.video import personal
 from visavis.engine.video.crop import MOUTH
 from visavis.engine.video.generator import WEIGHTS, Generator, files, generator_for
 from visavis.engine.video.personal import LEARNED, PersonalWeights, base_of, folder, learned
@@ -186,3 +187,14 @@ def test_an_avatar_with_broken_ones_is_refused(avatar, tmp_path: Path):
     save_file(arrays, path, metadata)
     with pytest.raises(AvatarError, match="damaged"):
         Avatar.load(path)
+
+
+def test_files_of_those_unused_for_longest_make_room(monkeypatch):
+    monkeypatch.setattr(personal, "FOLDERS", 2)
+    people = [other(1 + k / 64) for k in range(1, 4)]
+    first, second = (folder(person, WEIGHTS) for person in people[:2])
+    assert folder(people[0], WEIGHTS) == first and first != second
+    third = folder(people[2], WEIGHTS)
+    assert first.is_dir() and third.is_dir() and not second.exists()
+    again = folder(people[1], WEIGHTS)
+    assert (again / "video_frame.onnx").is_file() and not first.exists()

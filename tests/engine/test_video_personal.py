@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,15 @@ def test_only_large_parameters_of_frame_and_step_are_trained() -> None:
         assert (id(parameter) in chosen) == wanted == parameter.requires_grad
 
 
-def test_a_person_is_learned_from_a_film_end_to_end(film: Path) -> None:
+def test_a_person_is_learned_from_a_film_end_to_end(
+    film: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
-    lesson = learn(film, steps=20, progress=lambda what, share: said.append(what))
+    place = tmp_path_factory.mktemp("learning")
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    # as it comes over the wire: its content, with no file of its own
+    lesson = learn(film.read_bytes(), steps=20, progress=lambda what, share: said.append(what))
+    assert list(place.iterdir()) == []
     assert lesson.frames >= 40 and lesson.weights is not None and lesson.own < lesson.shipped
     assert "learned from" in str(lesson)
     made = folder(lesson.weights, WEIGHTS)

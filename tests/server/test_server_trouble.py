@@ -24,7 +24,18 @@ from visavis.benchmarks.relay import LossyRelay, through
 from visavis.server.openapi import document
 
 METHODS = ("get", "post", "put", "patch", "delete")
-PAGE_FILES = {"/", "/app.js", "/call.js", "/manner.js", "/meter.js", "/style.css", "/icon.svg", "/sample.wav"}
+PAGE_FILES = {
+    "/",
+    "/add.js",
+    "/app.js",
+    "/call.js",
+    "/manner.js",
+    "/meter.js",
+    "/record.js",
+    "/style.css",
+    "/icon.svg",
+    "/sample.wav",
+}
 SAMPLES = {"string": "x", "integer": 1, "number": 0.5, "boolean": True, "object": {}, "array": []}
 
 
