@@ -45,7 +45,7 @@ def lip_curves(frames: list[npt.NDArray[np.uint8]]) -> Float64:
 def read_clip(path: Path) -> tuple[list[npt.NDArray[np.uint8]], npt.NDArray[np.int16], int]:
     """Frames, mono sound and its rate."""
     from visavis.clients.media import read_speech
-    from visavis.engine.body.footage import read_frames
+    from visavis.engine.footage import read_frames
 
     pcm, rate = read_speech(path)
     return [frame for frame, _ in read_frames(path)], pcm, rate

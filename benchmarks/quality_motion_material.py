@@ -42,7 +42,7 @@ class Voice:
 def measure(path: Path) -> FloatArray:
     """Landmarks (T, 478, 2) of a film, NaN without a face."""
     from visavis.engine.body.detect import FaceTracker
-    from visavis.engine.body.footage import read_frames
+    from visavis.engine.footage import read_frames
 
     tracker, face, out = FaceTracker(), None, []
     for frame, _ in read_frames(path):

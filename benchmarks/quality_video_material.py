@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from visavis.benchmarks.quality_video_metrics import Bytes, FeatureDistance, FloatArray, Identity, Regions
 from visavis.engine.body.detect import FaceTracker
-from visavis.engine.body.footage import read_frames
 from visavis.engine.body.track import track_frames
+from visavis.engine.footage import read_frames
 from visavis.engine.motion.channels import ARKIT, HEAD_SLICE, INDEX, zero_motion
 from visavis.engine.video.capture import capture
 from visavis.engine.video.drive import Driven

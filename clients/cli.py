@@ -284,9 +284,9 @@ def _check_seed(seed: int) -> int:
 
 def _enroll(photo: Path, *, face: int | None, size: int, name: str = "", consent: str = "") -> Avatar:
     """Enrol a photo, or a film's best frame, with a progress bar."""
-    from visavis.engine.body.footage import is_film
     from visavis.engine.enroll import enroll
     from visavis.engine.film import enroll_film
+    from visavis.engine.footage import is_film
 
     if not photo.is_file():
         raise InputError(f"no such photo: {photo}")
@@ -354,7 +354,7 @@ def enroll(args: argparse.Namespace) -> int:
 
 def _teacher(film: Path) -> Callable[..., Lesson]:
     """What learns from a film; InputError where this is none or where the packages are missing, before any work is done."""
-    from visavis.engine.body.footage import is_film
+    from visavis.engine.footage import is_film
 
     if not is_film(film):
         raise InputError(f"--learn needs a film of the person speaking; {film} is not called one")

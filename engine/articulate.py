@@ -16,9 +16,9 @@ import numpy.typing as npt
 from visavis.engine.audio.decode import read_sound
 from visavis.engine.audio.pcm import FloatArray
 from visavis.engine.body.detect import Face
-from visavis.engine.body.footage import Source
 from visavis.engine.body.person import aperture, mouth_width
 from visavis.engine.errors import AudioError
+from visavis.engine.footage import Source
 from visavis.engine.motion.articulation import INPUTS, LAGS, OWN_SCALE, Articulation, base_of
 from visavis.engine.motion.diffusion import MAX_LOOKAHEAD, WEIGHTS, MotionModel
 from visavis.engine.timing import FPS, SAMPLES_PER_FRAME
@@ -75,16 +75,15 @@ class Lips:
     seen: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, faces: Sequence[Face | None], rate: float) -> Lips:
-        """Of a film's faces at `rate` frames a second; frames without one take their neighbours' values."""
+    def of(cls, faces: Sequence[Face | None], times: Float64) -> Lips:
+        """Of a film's faces (T,) at `times` (T,), seconds since the first; frames without one take their neighbours' values."""
         known = np.array([face is not None for face in faces])
         marks = np.stack([face.landmarks for face in faces if face is not None])
-        at = np.flatnonzero(known)
-        count = max(1, round(len(known) / rate * FPS))
-        times = np.arange(count) / FPS * rate
-        gap, wide = (np.interp(times, at, of(marks)) for of in (aperture, mouth_width))
+        usual = float(np.median(np.diff(times))) if len(times) > 1 else 1 / FPS
+        wanted = np.arange(max(1, round((float(times[-1]) + usual) * FPS))) / FPS
+        gap, wide = (np.interp(wanted, times[known], of(marks)) for of in (aperture, mouth_width))
         closed = gap <= np.percentile(gap, 12)
-        seen = np.interp(times, np.arange(len(known)), known.astype(float)) > 0.99
+        seen = np.interp(wanted, times, known.astype(float)) > 0.99
         return cls(gap - np.median(gap[closed]), wide - np.median(wide[closed]), seen)
 
 
@@ -100,14 +99,14 @@ class _Recorder:
         return np.zeros(2, np.float32)
 
 
-def learn_articulation(film: Source, faces: Sequence[Face | None], rate: float) -> Lesson:
-    """How the person of a film articulates, from the face in each of its frames, `rate` a second. Films without sound, or with sound that is not that of
+def learn_articulation(film: Source, faces: Sequence[Face | None], times: Float64) -> Lesson:
+    """How the person of a film articulates, from the face in each of its frames, shown at `times` (T,), seconds since the first. Films without sound, or with sound that is not that of
     this mouth, teach nothing."""
     try:
         sound = read_sound(film)
     except AudioError as error:
         return Lesson(None, 0.0, why=str(error))
-    lips = Lips.of(faces, rate)
+    lips = Lips.of(faces, times)
     return regress(lips, *listen(sound, len(lips.seen)))
 
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from visavis.engine.articulate import learn_articulation
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import Face, FaceTracker
-from visavis.engine.body.footage import MAX_PIXELS, Footage, Source, film_name, read_frames
 from visavis.engine.body.person import aperture, eye_openness
 from visavis.engine.body.photo import as_png
 from visavis.engine.enroll import enroll
 from visavis.engine.errors import PhotoError, VideoError
+from visavis.engine.footage import MAX_PIXELS, Footage, Source, film_name, read_frames
 from visavis.engine.video.capture import follow_face
 
 Bytes = npt.NDArray[np.uint8]
@@ -68,11 +68,12 @@ class FilmLimits:
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """A film and the person's face in each of its frames (None: not found), with the detector's jitter taken off; `rate`: frames a second."""
+    """A film and the person's face in each of its frames (None: not found), with the detector's jitter taken off; `times`: seconds at which they are
+    shown, from the first."""
 
     source: Source
     faces: list[Face | None]
-    rate: float
+    times: npt.NDArray[np.float64]
 
     @classmethod
     def read(
@@ -84,6 +85,7 @@ class Film:
     ) -> Film:
         """Look for the face in every frame; `progress` is told how many are done. VideoError where the film cannot be read or shows no face."""
 
+        footage = Footage.of(source)
         rates: list[float] = []
 
         def counted() -> Iterator[Bytes]:
@@ -93,7 +95,9 @@ class Film:
                 yield frame
 
         faces = follow_face(counted(), tracker or FaceTracker(), film_name(source))
-        return cls(source, faces, rates[0])
+        # some packets hold no frame of their own, or two
+        same = footage.frames == len(faces)
+        return cls(source, faces, footage.times if same else np.arange(len(faces)) / rates[0])
 
     def frames(self, numbers: Iterable[int]) -> Iterator[tuple[int, Bytes]]:
         """Some of the frames (H, W, 3), in the film's order, with their numbers."""
@@ -183,7 +187,7 @@ def enroll_film(
             f"{film_name(source)} shows several faces: use one of one person alone", error.code
         ) from None
     report("learning how the mouth moves", 0.85)
-    lesson = learn_articulation(source, film.faces, film.rate)
+    lesson = learn_articulation(source, film.faces, film.times)
     avatar.metadata["articulation"] = str(lesson)
     report("done", 1.0)
     return replace(avatar, articulation=lesson.articulation)

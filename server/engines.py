@@ -108,9 +108,9 @@ class VisavisEngine:
     def enroll(
         self, photo: bytes | Path, *, face: int | None, size: int, consent: str, name: str, progress: Progress
     ) -> Any:
-        from visavis.engine.body.footage import HEAD, film_format, is_film
         from visavis.engine.enroll import enroll
         from visavis.engine.film import FilmLimits, enroll_film
+        from visavis.engine.footage import HEAD, film_format, is_film
 
         if is_film(photo) if isinstance(photo, Path) else film_format(photo[:HEAD]):
             limits = None if isinstance(photo, Path) else FilmLimits(*FILM_S)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
-from visavis.engine.body.footage import HEAD, film_format
+from visavis.engine.footage import HEAD, film_format
 from visavis.server.config import MIB, ServerConfig
 from visavis.server.errors import ApiError
 

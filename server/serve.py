@@ -100,9 +100,9 @@ def _check_person(path: Path) -> None:
     """A file that is neither an avatar nor a usable photo or film ends the start, not the first call: VisavisError says what is wrong."""
     from visavis.engine.avatar import Avatar
     from visavis.engine.body.detect import find_face
-    from visavis.engine.body.footage import is_film
     from visavis.engine.body.photo import load_photo
     from visavis.engine.film import check_film
+    from visavis.engine.footage import is_film
 
     if path.suffix.lower() == ".avatar":
         Avatar.load(path)

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from visavis.engine.audio.pcm import FloatArray
-from visavis.engine.errors import AudioError
+from visavis.engine.errors import AudioError, VideoError
+from visavis.engine.footage import Source, film_name, opened
 from visavis.engine.timing import SAMPLE_RATE
 
 
-def read_sound(path: Path) -> FloatArray:
-    """Mono 16 kHz sound (n,) of a media file; AudioError where there is none."""
+def read_sound(source: Source) -> FloatArray:
+    """Mono 16 kHz sound (n,) of a media file, or of its content; AudioError where there is none."""
     import av
 
+    name = film_name(source)
     blocks = []
     try:
-        with av.open(str(path)) as container:
+        with opened(source) as container:
             if not container.streams.audio:
-                raise AudioError(f"{path} holds no sound")
+                raise AudioError(f"{name} holds no sound")
             resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
             for frame in container.decode(audio=0):
                 blocks += [out.to_ndarray()[0] for out in resampler.resample(frame)]
             blocks += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(f"the sound of {path} cannot be read ({error})") from None
+    except VideoError as error:
+        raise AudioError(f"the sound of {name} cannot be read ({error})") from None
     if not blocks:
-        raise AudioError(f"{path} holds no sound")
+        raise AudioError(f"{name} holds no sound")
     return np.concatenate(blocks).astype(np.float32)

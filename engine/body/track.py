@@ -15,10 +15,10 @@ import numpy.typing as npt
 from visavis.engine.body.detect import Face, FaceTracker, PoseDetector
 from visavis.engine.body.fit import FLIP, Camera, Fit, Float64
 from visavis.engine.body.fit_clip import ClipFit, fit_clip, smooth
-from visavis.engine.body.footage import read_frames
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix, rotation_vector
 from visavis.engine.body.person import Person, learn_person
 from visavis.engine.errors import VideoError
+from visavis.engine.footage import read_frames
 from visavis.engine.motion.channels import (
     FACE_SLICE,
     GAZE_SLICE,

@@ -27,10 +27,10 @@ import numpy as np
 from tqdm import tqdm
 from visavis.engine.body.fit import Camera
 from visavis.engine.body.fit_clip import ClipFit
-from visavis.engine.body.footage import read_frames
 from visavis.engine.body.person import Person, aperture, eye_openness, learn_person, mouth_width
 from visavis.engine.body.track import Observed, Observer, Track, fit_observed
 from visavis.engine.errors import VideoError
+from visavis.engine.footage import read_frames
 from visavis.engine.motion.channels import CHANNELS, INDEX
 
 ORDER = ("val/s26", "val/s31", "train/other", "val/s1", "train/s1")

@@ -25,8 +25,8 @@ from typing import Any
 import cv2
 import numpy as np
 from visavis.engine.body.detect import Face, FaceTracker
-from visavis.engine.body.footage import read_frames
 from visavis.engine.errors import VisavisError
+from visavis.engine.footage import read_frames
 from visavis.engine.motion.channels import ARKIT, HEAD_SLICE, INDEX, FloatArray, zero_motion
 from visavis.engine.video.crop import crop
 from visavis.engine.video.drive import Bytes, Driven, Float64, find, smooth_faces

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 from visavis.engine.body.detect import FaceTracker
-from visavis.engine.body.footage import Footage, Source, film_name
 from visavis.engine.errors import VideoError
 from visavis.engine.film import Film
+from visavis.engine.footage import Footage, Source, film_name
 from visavis.engine.motion.channels import FloatArray
 from visavis.engine.runtime.network import has_bf16
 from visavis.engine.training import loop

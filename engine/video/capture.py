@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import Face, FaceTracker
-from visavis.engine.body.footage import read_frames
 from visavis.engine.body.track import resample
 from visavis.engine.errors import VideoError
+from visavis.engine.footage import read_frames
 from visavis.engine.motion.channels import N_CHANNELS, MotionClip
 from visavis.engine.video.drive import Driven, smooth_faces
 

@@ -1,11 +1,11 @@
-// "Record yourself": a short film by the camera, without sound, of somebody who reads a line aloud.
+// "Record yourself": a short film by the camera, with sound where there is a microphone, of somebody who reads a few lines aloud.
 
 const $ = (id) => document.getElementById(id);
 const LEAST_S = 8, MOST_S = 15, COUNT = 3;
 const BITS_PER_S = 8_000_000;
 const INVITATION = `Read the lines below aloud: ${LEAST_S} to ${MOST_S} seconds.`;
 // What is cheapest to encode comes first: on a slow machine costly codecs lose frames. Safari knows MP4 only.
-const KINDS = ["video/webm;codecs=vp8", "video/webm", "video/mp4"];
+const KINDS = ["video/webm;codecs=vp8,opus", "video/webm", "video/mp4"];
 
 const CAMERA_ERRORS = {
   NotAllowedError: "The camera is blocked for this page. Allow it in the browser's address bar, then try again.",
@@ -15,6 +15,17 @@ const CAMERA_ERRORS = {
   AbortError: "The camera stopped before it began. Try again.",
   SecurityError: "This page may not use the camera: the browser's settings forbid it.",
 };
+
+const WANTED = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 25 }, facingMode: "user" };
+
+/** Camera and microphone, or the camera alone where there is no microphone to be had. */
+async function listenAndLook() {
+  try {
+    return await navigator.mediaDevices.getUserMedia({ video: WANTED, audio: true });
+  } catch {
+    return navigator.mediaDevices.getUserMedia({ video: WANTED, audio: false });
+  }
+}
 
 /** Why nothing can be recorded in this browser at all, or null. */
 export function cameraObstacle() {
@@ -57,10 +68,7 @@ export class FilmRecorder extends EventTarget {
     const opening = ++this.#opening;
     let stream;
     try {
-      stream = await navigator.mediaDevices.getUserMedia({
-        video: { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 25 }, facingMode: "user" },
-        audio: false,
-      });
+      stream = await listenAndLook();
     } catch (error) {
       if (opening === this.#opening) this.#become("failed", CAMERA_ERRORS[error.name] ?? "The camera cannot be used.");
       return;
@@ -72,7 +80,12 @@ export class FilmRecorder extends EventTarget {
     this.#stream = stream;
     stream.getVideoTracks()[0].onended = () => this.#lose();
     $("viewfinder-live").srcObject = stream;
-    this.#become("ready", INVITATION);
+    this.#invite();
+  }
+
+  #invite() {
+    const heard = this.#stream.getAudioTracks().length > 0;
+    this.#become("ready", heard ? INVITATION : `${INVITATION} There is no microphone: only the picture is recorded.`);
   }
 
   #lose() {
@@ -164,7 +177,7 @@ export class FilmRecorder extends EventTarget {
   #again() {
     $("viewfinder-taken").pause();
     this.#file = null;
-    if (this.#stream?.active) this.#become("ready", INVITATION);
+    if (this.#stream?.active) this.#invite();
     else this.#start();
   }
 

@@ -16,6 +16,7 @@ from visavis.clients.render import render_speech
 from visavis.engine.articulate import Lips, learn_articulation, listen, regress
 from visavis.engine.avatar import Avatar
 from visavis.engine.batch import Batch
+from visavis.engine.body.detect import FaceTracker
 from visavis.engine.errors import AvatarError
 from visavis.engine.film import enroll_film
 from visavis.engine.motion.articulation import (
@@ -28,11 +29,12 @@ from visavis.engine.motion.articulation import (
     corrected,
     usable,
 )
-from visavis.engine.motion.channels import FACE_SLICE
+from visavis.engine.motion.channels import FACE_SLICE, INDEX
 from visavis.engine.motion.diffusion import WEIGHTS, Controls, DiffusionMotion, MotionModel
 from visavis.engine.motion.layout import FACE
 from visavis.engine.motion.lips import APERTURE, WIDTH
 from visavis.engine.session import Session
+from visavis.engine.video.renderer import Renderer
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,33 @@ def test_what_a_film_does_not_tell_is_not_learned(heard, case):
 
 
 def test_a_film_without_sound_teaches_nothing(tmp_path):
-    assert "cannot be read" in learn_articulation(tmp_path / "no.mp4", [None], 25.0).why
+    assert "cannot be read" in learn_articulation(tmp_path / "no.mp4", [None], np.zeros(1)).why
+
+
+def test_lips_are_timed_by_the_frames_that_a_film_really_has(avatar):
+    """Webcams leave frames out: what is seen later belongs where it was seen."""
+    renderer, tracker, faces = Renderer(avatar), FaceTracker(), []
+    for jaw in (0.0, 0.6):
+        motion = avatar.neutral_motion()
+        motion[INDEX["jawOpen"]] += jaw
+        faces.append(tracker.detect(renderer.render(motion).copy()))
+    shut, wide = faces
+    times = np.arange(0, 12, 1 / 30)
+    opened = 0.5 - 0.5 * np.cos(2 * np.pi * times / 1.5)
+    all_faces = [
+        dataclasses.replace(
+            shut, landmarks=shut.landmarks + np.float32(s) * (wide.landmarks - shut.landmarks)
+        )
+        for s in opened
+    ]
+    whole = Lips.of(all_faces, times)
+    assert len(whole.aperture) == 300 and np.ptp(whole.aperture) > 0.1
+    kept = np.sort(np.random.default_rng(0).permutation(len(times))[: len(times) * 3 // 4])
+    kept[0], kept[-1] = 0, len(times) - 1
+    left = Lips.of([all_faces[k] for k in kept], times[kept])
+    assert len(left.aperture) == pytest.approx(300, abs=2)
+    count = min(len(left.aperture), 300)
+    assert np.corrcoef(left.aperture[:count], whole.aperture[:count])[0, 1] > 0.995
 
 
 def test_a_mouth_rests_in_silence_whatever_was_learned():

@@ -11,10 +11,10 @@ from visavis.clients import cli
 from visavis.clients.media import MovieWriter
 from visavis.engine.avatar import Avatar
 from visavis.engine.body.detect import FaceTracker, find_face
-from visavis.engine.body.footage import is_film, read_frames
 from visavis.engine.enroll import crop_to_person
 from visavis.engine.errors import VideoError
 from visavis.engine.film import Film, calmest, check_film, enroll_film
+from visavis.engine.footage import is_film, read_frames
 from visavis.engine.motion.channels import INDEX, zero_motion
 from visavis.engine.video.renderer import Renderer
 from visavis.kernels import rgb_to_i420
@@ -56,6 +56,7 @@ def turned(path: Path, out: Path) -> Path:
 
 def test_the_calmest_frame_becomes_the_photo(avatar, film):
     read = Film.read(film)
+    assert np.allclose(read.times, np.arange(10) / 25)
     assert len(read.faces) == 10 and all(face is not None for face in read.faces)
     assert calmest(read.faces)[0] == CALM
     frames = [frame for frame, _ in read_frames(film)]
@@ -120,7 +121,7 @@ def test_learning_needs_a_film(demo_photo, tmp_path, capsys):
 
 
 def test_frames_are_given_by_number(film):
-    read = Film(film, [None] * 10, 25.0)
+    read = Film(film, [None] * 10, np.arange(10) / 25)
     got = list(read.frames([7, 2]))
     assert [k for k, _ in got] == [2, 7]
     everything = [frame for frame, _ in read_frames(film)]

@@ -7,9 +7,9 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from visavis.engine.body.footage import read_frames
 from visavis.engine.body.track import track, track_frames
 from visavis.engine.errors import VideoError
+from visavis.engine.footage import read_frames
 from visavis.engine.motion.channels import INDEX, N_CHANNELS
 from visavis.engine.video.renderer import Renderer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from visavis.engine.body.footage import HEAD, film_format
 from visavis.engine.errors import AudioError, PhotoError, QueueFullError, VideoError
+from visavis.engine.footage import HEAD, film_format
 from visavis.engine.motion.diffusion import Controls
 from visavis.engine.timing import PLAYBACK_SAMPLES_PER_FRAME, SAMPLE_RATE, SAMPLES_PER_FRAME
 from visavis.server.engines import VisavisEngine

@@ -23,7 +23,7 @@ from visavis.benchmarks.latency import (
     server_process,
     stimulus,
 )
-from visavis.engine.body.footage import Footage
+from visavis.engine.footage import Footage
 from visavis.engine.motion.diffusion import Controls
 
 pytestmark = pytest.mark.browser

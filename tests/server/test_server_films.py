@@ -15,8 +15,8 @@ from double import DoubleEngine, draw
 from films import drawn, film_of, person_form, sound_only
 from serving import run, serving, settled, until
 from test_server_api import refused
-from visavis.engine.body.footage import HEAD, SUFFIXES, Footage, film_format
 from visavis.engine.errors import VideoError
+from visavis.engine.footage import HEAD, SUFFIXES, Footage, film_format
 from visavis.engine.motion.channels import INDEX
 from visavis.engine.video.renderer import Renderer
 from visavis.server.engines import VisavisEngine

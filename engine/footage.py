@@ -64,37 +64,51 @@ def film_name(source: Source) -> str:
     return str(source) if isinstance(source, Path) else "the film"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Footage:
-    """What a film's file says before a frame of it is decoded: number of frames, length, and pixels of a frame."""
+    """What a film's file says before a frame of it is decoded: when each frame is shown, the length, and pixels of a frame."""
 
-    frames: int
+    times: npt.NDArray[np.float64]
+    """(frames,) seconds since the first. Films of webcams and telephones leave frames out and have no constant rate."""
     seconds: float
     width: int
     height: int
 
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.times)
+
     @classmethod
     def of(cls, source: Source) -> Footage:
         """Go through the file's packets. VideoError: `not_a_film`, or `damaged` where it is broken or cut short."""
-        with _opened(source) as (container, stream):
+        with opened(source) as container:
+            stream = _pictures(container, source)
             stamps = [packet.pts for packet in container.demux(stream) if packet.size]
             known = [stamp for stamp in stamps if stamp is not None]
             rate = _rate(stream)
-            span = float((max(known) - min(known)) * stream.time_base) if known else 0.0
+            base = stream.time_base
+            span = float((max(known) - min(known)) * base) if known else 0.0
             seconds = span + 1 / rate if span else len(stamps) / rate
-            stated = float(stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1e6)  # fmt: skip
+            stated = float(stream.duration * base if stream.duration else (container.duration or 0) / 1e6)  # fmt: skip
             size = stream.codec_context.width, stream.codec_context.height
         if not stamps or seconds < WHOLE_SHARE * stated:
             raise VideoError(
                 f"{film_name(source)} is cut short: {seconds if stamps else 0:.1f} of its {stated:.1f} s are there",
                 "damaged",
             )
-        return cls(len(stamps), seconds, *size)
+        times = (
+            (np.sort(known) - min(known)) * float(base)
+            if len(known) == len(stamps)
+            else np.arange(len(stamps)) / rate
+        )
+        return cls(times, seconds, *size)
 
 
 def read_frames(source: Source) -> Iterator[tuple[Bytes, float]]:
     """Frames (H, W, 3) RGB of a video, upright, and the stream's frame rate; VideoError when it cannot be read (`not_a_film`, `damaged`)."""
-    with _opened(source) as (container, stream):
+    with opened(source) as container:
+        stream = _pictures(container, source)
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # whatever the header says
         rate = _rate(stream)
@@ -109,8 +123,8 @@ def _rate(stream: Any) -> float:
 
 
 @contextlib.contextmanager
-def _opened(source: Source) -> Iterator[tuple[Any, Any]]:
-    """A film's container and its video stream; what goes wrong while they are read is a VideoError."""
+def opened(source: Source) -> Iterator[Any]:
+    """A film's container, to be read from; what goes wrong meanwhile is a VideoError (`not_a_film`, `damaged`)."""
     import av
 
     name = film_name(source)
@@ -119,13 +133,17 @@ def _opened(source: Source) -> Iterator[tuple[Any, Any]]:
     kind = None if isinstance(source, Path) else film_format(source[:HEAD])
     if kind is None and not isinstance(source, Path):
         raise VideoError(f"{name} is of no kind that can be read: use an MP4, WebM or MOV file", "not_a_film")
+    file = str(source) if isinstance(source, Path) else io.BytesIO(source)
     try:
-        with av.open(
-            str(source) if isinstance(source, Path) else io.BytesIO(source), format=kind
-        ) as container:
-            if not container.streams.video:
-                raise VideoError(f"{name} holds no video stream", "not_a_film")
-            yield container, container.streams.video[0]
+        with av.open(file, format=kind) as container:
+            yield container
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{name} cannot be read as a video ({reason})", "damaged") from None
+
+
+def _pictures(container: Any, source: Source) -> Any:
+    """The stream of pictures of a container."""
+    if not container.streams.video:
+        raise VideoError(f"{film_name(source)} holds no video stream", "not_a_film")
+    return container.streams.video[0]
