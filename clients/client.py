@@ -138,16 +138,22 @@ class Client:
         """The people that the server offers to everybody."""
         return (await self.request("GET", "/v1/avatars"))["avatars"]
 
-    async def enroll(self, photo: Path, *, consent: str, name: str = "") -> str:
-        """Send a photo; returns the avatar's id at once, `wait_ready` waits for it."""
-        form = aiohttp.FormData({"consent": consent, "name": name})
+    async def enroll(self, photo: Path, *, consent: str, name: str = "", learn: bool = False) -> str:
+        """Send a photo or a film; returns the avatar's id at once, `wait_ready` waits for it. `learn`: the server learns the person's mouth from the film,
+        too, in the background; `avatar` tells how far it is."""
+        form = aiohttp.FormData({"consent": consent, "name": name, "learn": "true" if learn else "false"})
         form.add_field("photo", photo.read_bytes(), filename=photo.name)
         return (await self.request("POST", "/v1/avatars", data=form))["id"]
+
+    async def avatar(self, avatar: str) -> dict[str, Any]:
+        """How one person is doing: `state`, `progress`, `error`, `learning`."""
+        state: dict[str, Any] = await self.request("GET", f"/v1/avatars/{avatar}")
+        return state
 
     async def wait_ready(self, avatar: str) -> AsyncIterator[float]:
         """Yields the progress 0..1 until the avatar is ready; ClientError where it failed."""
         while True:
-            state = await self.request("GET", f"/v1/avatars/{avatar}")
+            state = await self.avatar(avatar)
             if state["state"] == "failed":
                 raise ClientError(state["error"]["message"], state["error"]["code"])
             yield float(state["progress"])

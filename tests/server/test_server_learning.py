@@ -15,6 +15,7 @@ from films import drawn, person_form
 from serving import run, serving, settled, until
 from test_server_api import refused
 from test_server_films import PNG
+from visavis.clients.client import Client
 from visavis.engine.video.personal import PersonalWeights
 from visavis.server.engines import VisavisEngine
 from visavis.server.gpu_engine import GpuEngine
@@ -76,6 +77,21 @@ def test_who_has_learned_takes_the_place_of_who_was_enrolled(learning):
             _, other = await api.call("POST", "/v1/avatars", data=person_form(drawn(), learn="false"))
             assert "learning" not in await api.ready(other["id"])
         assert await settled() == ([], [])
+
+    run(go())
+
+
+def test_the_python_client_sends_films_too(learning, tmp_path):
+    (tmp_path / "me.mp4").write_bytes(drawn())
+
+    async def go():
+        async with serving(DoubleEngine(), **learning) as api, Client(api.url) as client:
+            id = await client.enroll(tmp_path / "me.mp4", consent="mine", name="known", learn=True)
+            assert [share async for share in client.wait_ready(id)][-1] == 1.0
+            await state_of(api, id, "nothing_gained")
+            assert (await client.avatar(id))["learning"]["message"] == "taught nothing"
+            plain = await client.enroll(tmp_path / "me.mp4", consent="mine")
+            assert "learning" not in await client.avatar(plain)
 
     run(go())
 
