@@ -146,4 +146,7 @@ def _pictures(container: Any, source: Source) -> Any:
     """The stream of pictures of a container."""
     if not container.streams.video:
         raise VideoError(f"{film_name(source)} holds no video stream", "not_a_film")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError(f"{film_name(source)} is coded in a way that is not known here", "not_a_film")
+    return stream

@@ -17,8 +17,8 @@ def read_sound(source: Source) -> FloatArray:
     blocks = []
     try:
         with opened(source) as container:
-            if not container.streams.audio:
-                raise AudioError(f"{name} holds no sound")
+            if not container.streams.audio or container.streams.audio[0].codec_context is None:
+                raise AudioError(f"{name} holds no sound that can be read")
             resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
             for frame in container.decode(audio=0):
                 blocks += [out.to_ndarray()[0] for out in resampler.resample(frame)]

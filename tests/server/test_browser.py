@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 from double import SIZE, DoubleEngine, draw
-from films import drawn
 from serving import run, serving, settled, until
 from test_server_call import bursts
+from uploads import drawn
 from visavis.benchmarks.browser import chromium
 from visavis.benchmarks.browser_call import lag_ms, record, start_call
 from visavis.benchmarks.latency import (

@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 import pytest
 from double import DoubleEngine, draw
-from films import drawn, film_of, person_form, sound_only
+from films import film_of, sound_only
 from serving import run, serving, settled, until
 from test_server_api import refused
-from visavis.engine.errors import VideoError
-from visavis.engine.footage import HEAD, SUFFIXES, Footage, film_format
+from uploads import drawn, person_form
 from visavis.engine.motion.channels import INDEX
 from visavis.engine.video.renderer import Renderer
 from visavis.server.engines import VisavisEngine
@@ -34,31 +33,6 @@ def talking(avatar):
         motion[INDEX["jawOpen"]] += 0.0 if k == 20 else 0.3
         pictures.append(renderer.render(motion).copy())
     return pictures
-
-
-def test_a_film_is_known_by_its_content():
-    for kind, reader in (("mp4", "mov"), ("webm", "matroska"), ("mov", "mov")):
-        assert film_format(drawn(3, kind)[:HEAD]) == reader
-    for picture in (PNG, cv2.imencode(".webp", draw(0))[1].tobytes(), b"\0\0\0\x1cftypavif" + bytes(99), b""):
-        assert film_format(picture[:HEAD]) is None
-    # lists and addresses that ffmpeg would follow are no films
-    for text in (
-        b"#EXTM3U\nfile:///etc/passwd",
-        b"ffconcat version 1.0\nfile /etc/passwd",
-        b"G" + b"x" * 600,
-    ):
-        assert film_format(text[:HEAD]) is None
-        with pytest.raises(VideoError) as error:
-            Footage.of(text)
-        assert error.value.code == "not_a_film"
-    assert {".mp4", ".webm", ".mov"} < SUFFIXES
-
-
-@pytest.mark.parametrize("kind", ["mp4", "webm", "mov"])
-def test_the_length_is_known_without_decoding(kind):
-    footage = Footage.of(drawn(50, kind))
-    assert (footage.frames, footage.width, footage.height) == (50, 256, 256)
-    assert footage.seconds == pytest.approx(2.0, abs=0.05)
 
 
 def test_a_film_becomes_a_person_who_can_be_called(talking):

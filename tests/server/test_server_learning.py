@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from double import DoubleEngine
-from films import drawn, person_form
 from serving import run, serving, settled, until
 from test_server_api import refused
 from test_server_films import PNG
+from uploads import drawn, person_form
 from visavis.clients.client import Client
 from visavis.engine.video.personal import PersonalWeights
 from visavis.server.engines import VisavisEngine

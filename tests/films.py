@@ -1,16 +1,17 @@
-"""Films for the server's tests, made as they are needed."""
+"""Films for tests, made as they are needed."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable
 
-import aiohttp
 import av
 import numpy as np
-from double import draw
 
-CODECS = {"mp4": "libx264", "webm": "libvpx", "mov": "mpeg4"}
+CODECS = {
+    "mp4": "libx264", "webm": "libvpx", "mov": "mpeg4", "avi": "mpeg4", "mpegts": "libx264", "mpeg": "mpeg2video",
+}  # fmt: skip
+"""By kinds of files, as ffmpeg's writers are called."""
 
 
 def film_of(pictures: Iterable[np.ndarray], kind: str = "mp4", rate: int = 25) -> bytes:
@@ -31,11 +32,6 @@ def film_of(pictures: Iterable[np.ndarray], kind: str = "mp4", rate: int = 25) -
     return buffer.getvalue()
 
 
-def drawn(frames: int = 30, kind: str = "mp4") -> bytes:
-    """A film of the double's face."""
-    return film_of((draw(abs(k % 10 - 5) / 5) for k in range(frames)), kind)
-
-
 def sound_only() -> bytes:
     """An MP4 without a picture."""
     buffer = io.BytesIO()
@@ -47,10 +43,3 @@ def sound_only() -> bytes:
             movie.mux(stream.encode(frame))
         movie.mux(stream.encode())
     return buffer.getvalue()
-
-
-def person_form(content: bytes, field: str = "photo", **texts: str) -> aiohttp.FormData:
-    """The form of a person whose file claims to be a PNG picture: what it holds is what counts."""
-    form = aiohttp.FormData({"consent": "mine", **texts}, default_to_multipart=True)
-    form.add_field(field, content, filename="p.png", content_type="image/png")
-    return form
