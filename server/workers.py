@@ -22,8 +22,8 @@ SILENT_S = 20.0
 """A worker that sends nothing for this long, though it beats every second, hangs: it is ended and started again."""
 RESTART_S = (0.2, 1.0, 3.0, 10.0)
 """How long to wait before a worker that died is started again; it counts from the start after a minute of life."""
-WORKER_NICE, ENROLL_NICE = 2, 5
-"""Sockets and encoders first, then frames, then photos: who waits for a photo waits a second longer, a call would stutter."""
+WORKER_NICE, ENROLL_NICE = 2, 10
+"""Sockets and encoders first, then frames, then photos and films: who waits for one waits a second longer, a call would stutter."""
 FULL_SHARE = 0.9
 """Share of the cores that sessions may take by measurement; the rest is for what was not measured."""
 FRONT_CPU_S = 0.004

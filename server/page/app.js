@@ -110,10 +110,7 @@ async function follow(id, everyMs, settled) {
     try {
       person = await api(`/v1/avatars/${id}`);
     } catch (error) {
-      if (error.status === 404) {
-        people.get(id)?.label.remove();
-        people.delete(id);
-      }
+      if (error.status === 404) forget(id);
       say(error.message);
       return null;
     }
@@ -199,10 +196,14 @@ adding.addEventListener("person", ({ detail }) => {
   announce("This person is being prepared.");
 });
 
+function forget(id) {
+  people.get(id)?.label.remove();
+  people.delete(id);
+  if (chosen === id && people.size) choose(people.keys().next().value);
+}
+
 function failed(person) {
-  people.get(person.id)?.label.remove();
-  people.delete(person.id);
-  if (chosen === person.id && people.size) choose(people.keys().next().value);
+  forget(person.id);
   say(person.error.message.replace(/--face N/g, "its number"));
   if (person.error.code === "several_faces") adding.offerFaces();
 }

@@ -137,7 +137,7 @@ def test_photos_are_prepared_in_a_process_of_their_own(processes):
             pids = {worker.process.pid for worker in pool.workers}
             assert pool._enroller is not None and pool._enroller.process.pid not in pids
             assert os.getpriority(os.PRIO_PROCESS, pool._enroller.process.pid) >= min(
-                19, 5 + os.getpriority(os.PRIO_PROCESS, 0)
+                19, 10 + os.getpriority(os.PRIO_PROCESS, 0)
             )
         assert await settled() == ([], [])
 
