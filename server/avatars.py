@@ -82,10 +82,11 @@ class AvatarStore:
         self._engine = engine
         self._metrics = metrics
         self._entries: dict[str, Entry] = {}
-        self.learner = Learner(config, engine, metrics)
+        self._learner = Learner(config, engine)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._uploading = 0
         metrics.gauge("visavis_avatars", "People held in memory.", lambda: len(self._entries))
+        metrics.gauge("visavis_learning", "People whose mouths are or will be learned.", self._pending)
 
     def add_shared(self) -> None:
         """Queue the people named at the start, and the demo person."""
@@ -135,6 +136,14 @@ class AvatarStore:
         finally:
             self._uploading -= 1
 
+    def _pending(self) -> int:
+        return sum(e.learning is not None and e.learning.pending for e in self._entries.values())
+
+    @property
+    def learns(self) -> bool:
+        """Whether this server can learn from films."""
+        return self._learner.obstacle is None
+
     def enroll(
         self,
         content: Content,
@@ -145,7 +154,10 @@ class AvatarStore:
         owner: str | None = None,
         learn: bool = False,
     ) -> Entry:
-        """Queue a photo or film that has a `place`. `learn`: the person's mouth is learned from the film, when it is enrolled."""
+        """Queue a photo or film that has a `place`. `learn`: the person's mouth is learned from the film, when it is enrolled;
+        ApiError 501 where this server cannot, 503 where too many are to."""
+        if learn:
+            self._learner.check(self._pending())
         self._make_room()
         return self._enqueue(
             secrets.token_urlsafe(16), name, content, consent, face, shared=False, owner=owner, learn=learn
@@ -193,7 +205,7 @@ class AvatarStore:
         await self._prepare(entry, photo, consent, face)
         if entry.learning and entry.state == "ready" and entry.id in self._entries:
             assert not isinstance(photo, Path)
-            learned = await self.learner.learn(entry.learning, entry.blob, photo)
+            learned = await self._learner.learn(entry.learning, entry.blob, photo)
             if learned is not None:
                 entry.blob, entry.key = learned, secrets.token_urlsafe(12)
         elif entry.learning:

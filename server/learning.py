@@ -19,7 +19,6 @@ from visavis.server.config import ServerConfig
 from visavis.server.engines import Engine, make_engine
 from visavis.server.errors import ApiError
 from visavis.server.link import Buffer
-from visavis.server.metrics import Metrics
 from visavis.server.worker_handle import WorkerHandle, WorkerLost, WorkerRefused, start_process
 
 log = logging.getLogger(__name__)
@@ -40,6 +39,11 @@ class Learning:
     message: str = ""
     """What came of it, in words."""
 
+    @property
+    def pending(self) -> bool:
+        """Waits or runs."""
+        return self.state in ("waiting", "running")
+
     def public(self) -> dict[str, Any]:
         """The JSON that callers see."""
         body: dict[str, Any] = {"state": self.state, "stage": self.stage, "progress": round(self.progress, 3)}
@@ -53,13 +57,10 @@ class Learning:
 class Learner:
     """All that wait, in their order. The engine that learns is made of `config.engine_factory`, also where calls are made by `engine` in a thread."""
 
-    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, config: ServerConfig, engine: Engine) -> None:
         self._config = config
         self._engine = engine
-        self._metrics = metrics
         self._turn = asyncio.Lock()
-        self._waiting = 0
-        metrics.gauge("visavis_learning", "People learning or waiting for it.", lambda: self._waiting)
 
     @cached_property
     def obstacle(self) -> str | None:
@@ -73,11 +74,11 @@ class Learner:
         why: str | None = engine.learning_obstacle()
         return why
 
-    def check(self) -> None:
-        """ApiError 501 where this server cannot learn, 503 where too many wait."""
+    def check(self, others: int) -> None:
+        """ApiError 501 where this server cannot learn, 503 where too many others are to."""
         if self.obstacle is not None:
             raise ApiError(501, "cannot_learn", f"{self.obstacle} Send the film without 'learn'.")
-        if self._waiting >= self._config.max_learning:
+        if others >= self._config.max_learning:
             raise ApiError(
                 503,
                 "busy",
@@ -87,7 +88,6 @@ class Learner:
 
     async def learn(self, learning: Learning, avatar: Buffer, film: Buffer) -> bytes | None:
         """The avatar, pickled as workers pass it on, with what it learned; None where it gained nothing or failed: `learning` says so."""
-        self._waiting += 1
         began = time.monotonic()
         try:
             async with self._turn:
@@ -103,8 +103,7 @@ class Learner:
         except (WorkerLost, TimeoutError, OSError):
             learning.state, learning.message = "failed", "The process that learned ended."
         finally:
-            self._waiting -= 1
-            state = "cancelled" if learning.state in ("waiting", "running") else learning.state
+            state = "cancelled" if learning.pending else learning.state
             log.info("learning ended state=%s seconds=%.1f", state, time.monotonic() - began)
         return None
 

@@ -178,7 +178,7 @@ async def client_config(request: web.Request) -> web.Response:
             "max_photo_bytes": config.max_photo_bytes,
             "max_film_bytes": config.max_film_bytes,
             "film_s": list(FILM_S),
-            "learning": request.app[AVATARS].learner.obstacle is None,
+            "learning": request.app[AVATARS].learns,
             "max_queue_s": config.max_queue_s,
         }
     )

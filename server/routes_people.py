@@ -38,16 +38,13 @@ async def enroll_avatar(request: web.Request) -> web.Response:
             raise ApiError(
                 400, "photo_missing", "Send the photo as a file in the field 'photo', or a film in 'film'."
             )
-        learn = _learn(form)
-        if learn:
-            people.learner.check()
         entry = people.enroll(
             form.content,
             name=form.texts.get("name", "").strip() or ("Your film" if form.film else "Your photo"),
             consent=consent,
             face=_face(form),
             owner=subject,
-            learn=learn,
+            learn=_learn(form),
         )
     return web.json_response(entry.public(), status=202, headers={"Location": f"/v1/avatars/{entry.id}"})
 

@@ -123,11 +123,11 @@ def test_one_learns_at_a_time_at_the_lowest_priority_and_deleting_ends_it(learni
             one, two = await sent(api, "slow"), await sent(api, "Ada")
             pid, folder = await started(api, one)
             assert os.sched_getscheduler(pid) == os.SCHED_IDLE and os.getpriority(os.PRIO_PROCESS, pid) == 19
-            await api.ready(two)
-            assert (await state_of(api, two, "waiting"))["learning"]["progress"] == 0
             answer = await api.call("POST", "/v1/avatars", data=person_form(drawn(), learn="true"))
             assert "without 'learn'" in refused(answer, 503, "busy")
             assert (await api.call("POST", "/v1/avatars", data=person_form(drawn())))[0] == 202
+            await api.ready(two)
+            assert (await state_of(api, two, "waiting"))["learning"]["progress"] == 0
             assert (await api.call("DELETE", f"/v1/avatars/{one}"))[0] == 204
             await until(lambda: not alive(pid) and not folder.exists())
             await state_of(api, two, "done")
