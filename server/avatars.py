@@ -171,7 +171,7 @@ class AvatarStore:
 
     def _forget(self, entry: Entry) -> None:
         del self._entries[entry.id]
-        if entry.learning and entry.blob:  # an enrolment ends by itself
+        if entry.learning and entry.learning.pending and entry.blob:  # an enrolment ends by itself
             self._tasks[entry.id].cancel()
 
     def _make_room(self) -> None:

@@ -210,6 +210,7 @@ function failed(person) {
 
 // The call
 
+/** The call that runs, or a new one; null where that was hung up before it began. */
 async function startCall() {
   if (call) return call;
   const obstacle = callObstacle();
@@ -236,7 +237,7 @@ async function startCall() {
     endCall();
     throw error;
   }
-  return mine;
+  return mine.state === "ended" ? null : mine;
 }
 
 function onState(which, state) {
@@ -362,6 +363,7 @@ $("mic").onclick = () => guarded(async () => {
   say("");
   if (call?.microphone) return call.setMicrophone(false);
   const current = await startCall();
+  if (!current) return;
   endSpeech();
   await current.stopSpeaking();
   await current.setMicrophone(true);
@@ -370,6 +372,7 @@ $("mic").onclick = () => guarded(async () => {
 async function speakSamples(samples, name) {
   if (!samples.length) throw new Problem("This recording is empty.");
   const current = await startCall();
+  if (!current) return;
   if (current.microphone) await current.setMicrophone(false);
   speech = { seconds: samples.length / SPEECH_RATE, name, from: null };
   $("now").hidden = false;

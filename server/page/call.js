@@ -106,9 +106,11 @@ export class Call extends EventTarget {
     this.#become("connecting");
     try {
       this.#session = await api("/v1/sessions", { method: "POST", body: JSON.stringify({ avatar, controls }), headers: { "Content-Type": "application/json" } });
+      if (this.state === "ended") return this.#forget(); // hung up meanwhile
       this.#openSocket();
       await Promise.all([this.#connect(iceServers), this.steer({})]);
     } catch (error) {
+      if (this.state === "ended") return; // what was begun fails because it was hung up
       this.hangUp();
       throw error;
     }
@@ -348,6 +350,11 @@ export class Call extends EventTarget {
     this.#microphone = null;
     this.#socket?.close();
     this.#pc?.close();
+    this.#forget();
+  }
+
+  /** The server need not keep the session for a return. */
+  #forget() {
     if (this.#session) fetch(`/v1/sessions/${this.#session.id}`, { method: "DELETE", headers: this.#headers(), keepalive: true }).catch(() => {});
   }
 }

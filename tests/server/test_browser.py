@@ -146,6 +146,23 @@ def test_the_page_says_what_stands_in_the_way(tmp_path):
     run(go())
 
 
+def test_hanging_up_while_the_call_begins_leaves_no_session():
+    async def go():
+        async with serving(DoubleEngine(step_s=0.2)) as api, chromium() as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled")
+            for moment in ("true", "Boolean(visavis.call.peer)"):
+                await page.evaluate("document.getElementById('call').click()")
+                await page.wait_for(moment)
+                await page.evaluate("document.getElementById('call').click()")
+            await until(lambda: len(api.engine.sessions) == 2 and all(s.closed for s in api.engine.sessions))
+            assert len(api.sessions) == 0
+            assert await page.evaluate("document.getElementById('alert').hidden")
+            assert [line for line in page.console if line.startswith(("exception", "error"))] == []
+
+    run(go())
+
+
 async def press(page, key, code):
     """One key of the keyboard, on what has the focus."""
     for what in ("rawKeyDown", "keyUp"):

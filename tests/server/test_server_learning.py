@@ -76,6 +76,7 @@ def test_who_has_learned_takes_the_place_of_who_was_enrolled(learning):
             # one that did not ask has nothing to tell
             _, other = await api.call("POST", "/v1/avatars", data=person_form(drawn(), learn="false"))
             assert "learning" not in await api.ready(other["id"])
+            assert (await api.call("DELETE", f"/v1/avatars/{ada}"))[0] == 204
         assert await settled() == ([], [])
 
     run(go())
@@ -159,6 +160,11 @@ def test_the_one_unused_for_longest_makes_room_while_it_learns_too(learning):
             pid, _ = await started(api, await sent(api, "slow"))
             assert (await api.call("POST", "/v1/avatars", data=person_form(drawn())))[0] == 202
             await until(lambda: not alive(pid))
+            assert len(api.avatars._entries) == 1
+            # and when it has learned
+            await api.ready(next(iter(api.avatars._entries)))
+            await state_of(api, await sent(api, "Ada"), "done")
+            assert (await api.call("POST", "/v1/avatars", data=person_form(drawn())))[0] == 202
             assert len(api.avatars._entries) == 1
 
     run(go())
