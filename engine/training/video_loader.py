@@ -90,6 +90,20 @@ def runs_of(shard: dict[str, Any], least: int) -> list[Run]:
     ]
 
 
+@dataclass(frozen=True)
+class Variety:
+    """How much batches differ from what was filmed: how far the light is changed (1: as between people and rooms), the share of clips with less colour,
+    and of windows that lie elsewhere than on the mouth."""
+
+    light: float = 1.0
+    less_colour: float = 0.3
+    elsewhere: float = 0.2
+
+
+ONE_FILM = Variety(light=0.35, less_colour=0.0, elsewhere=0.0)
+"""For one film of one person, whose light is what it is."""
+
+
 class Loader:
     """Draws batches without end. `sets`: name of a folder under `root`, or of runs in memory, to its share of the clips; within a set speakers count
     alike."""
@@ -105,7 +119,9 @@ class Loader:
         augment: bool = True,
         mouthless: tuple[str, ...] = (),
         painted: tuple[str, ...] = (),
+        variety: Variety = Variety(),
     ) -> None:
+        self.variety = variety
         self.mouthless, self.painted = mouthless, painted
         self.clips, self.frames, self.augment = clips, frames, augment
         self.rng = np.random.default_rng(seed)
@@ -163,7 +179,7 @@ class Loader:
         masks = part_masks(raw["part"], raw["coverage"])
         photo_masks = part_masks(raw["photo_part"], np.where(raw["photo_part"] > 0, 255, 0).astype(np.uint8))
         if self.augment:
-            _relight(raw, rng)
+            _relight(raw, rng, self.variety.light)
         out = {
             "target": raw["target"], "warp": raw["warp"], "position": raw["position"], "photo": raw["photo"],
             "photo_position": raw["photo_position"],
@@ -178,7 +194,7 @@ class Loader:
         floats["painted"] = np.full(len(rows), name in self.painted, np.float32)
         floats["follows"] = np.concatenate([[0], np.diff(rows) == 1]).astype(np.float32)
         if self.augment:
-            _augment(floats, rng, side)
+            _augment(floats, rng, side, self.variety.less_colour)
         return floats
 
     def _window(self, part: Bytes, side: int) -> tuple[int, int, tuple[float, float]]:
@@ -188,9 +204,9 @@ class Loader:
         if side == 256:
             return 0, 0, mouth
         kind = rng.random()
-        if kind < 0.8:
+        if kind < 1 - self.variety.elsewhere:
             centre, spread = mouth, 8.0
-        elif kind < 0.9:
+        elif kind < 1 - self.variety.elsewhere / 2:
             centre, spread = _middle(_EYES[small], (128.0, 95.0)), 20.0
         else:
             centre, spread = (128.0, 128.0), 60.0
@@ -224,10 +240,10 @@ def _middle(where: npt.NDArray[np.bool_], otherwise: tuple[float, float]) -> tup
     return (2 * float(x.mean()), 2 * float(y.mean())) if len(x) > 5 else otherwise
 
 
-def _relight(raw: dict[str, Bytes], rng: np.random.Generator) -> None:
+def _relight(raw: dict[str, Bytes], rng: np.random.Generator, far: float) -> None:
     """The same change of light for target, warp and photo, by one table a channel."""
-    gain = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
-    gamma = rng.uniform(0.8, 1.3)
+    gain = (rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)) ** far
+    gamma = rng.uniform(0.8, 1.3) ** far
     ramp = np.clip(np.arange(256)[:, None] / 255 * gain, 0, 1) ** gamma
     table = np.round(ramp * 255).astype(np.uint8).reshape(256, 1, 3)
     for name in ("target", "warp", "photo"):
@@ -235,10 +251,12 @@ def _relight(raw: dict[str, Bytes], rng: np.random.Generator) -> None:
         raw[name] = np.asarray(cv2.LUT(flat, table), np.uint8).reshape(raw[name].shape)
 
 
-def _augment(clip: dict[str, npt.NDArray[np.float32]], rng: np.random.Generator, side: int) -> None:
+def _augment(
+    clip: dict[str, npt.NDArray[np.float32]], rng: np.random.Generator, side: int, less_colour: float
+) -> None:
     """Less colour at times; a mirror image at times."""
     pictures = ("target", "warp", "photo")
-    if rng.random() < 0.3:
+    if rng.random() < less_colour:
         grey = np.float32(rng.uniform(-0.15, 0.5))
         for name in pictures:
             x = clip[name]

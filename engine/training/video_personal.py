@@ -28,10 +28,10 @@ from visavis.engine.training import loop
 from visavis.engine.training.video import Options, rollout_step, validate
 from visavis.engine.training.video_data import MAX_ERROR, Shard, runs
 from visavis.engine.training.video_export import export
-from visavis.engine.training.video_loader import Batch, Loader, runs_of
+from visavis.engine.training.video_loader import ONE_FILM, Batch, Loader, runs_of
 from visavis.engine.training.video_model import VideoConfig, VideoNet
 from visavis.engine.video.drive import Driven
-from visavis.engine.video.generator import WEIGHTS
+from visavis.engine.video.generator import LIVE_STEPS, WEIGHTS
 from visavis.engine.video.personal import PersonalWeights, learned
 
 RUN = 10
@@ -42,8 +42,8 @@ HELD_OUT = 0.2
 """Share of a film's pieces, its last ones, that judge."""
 LEAST_FRAMES = 50
 """Two seconds: less teaches nothing."""
-STEPS, EVERY = 100, 20
-"""Steps at most, and steps between two looks at what was held out. On 15 s of film most is learned after 40, and nothing is gained after 60 to 100."""
+STEPS, EVERY = 200, 20
+"""Steps at most, and steps between two looks at what was held out."""
 RATE = 1e-3
 SMALL = 256
 """Parameters with fewer numbers stay."""
@@ -156,7 +156,7 @@ def teach(
 ) -> tuple[VideoNet, dict[str, float], dict[str, float]]:
     """Train `net` on; returns the best by the held out frames (`net` as it came in where none is better), and the figures of `validate` before and
     of the best."""
-    options = Options("rollout", Path(), steps, lessons.clips, lessons.frames, rate, 0.0, 0.0, 2)
+    options = Options("rollout", Path(), steps, lessons.clips, lessons.frames, rate, 0.0, 0.0, LIVE_STEPS)
     before = validate(net, judged, (1,))
     best, figures = copy.deepcopy(net), before
     average = copy.deepcopy(net).requires_grad_(False)
@@ -209,7 +209,7 @@ def learn(
         for name, part in (("film", shards[:-held]), ("held", shards[-held:]))
     }
     del shards
-    lessons = Loader(sets, {"film": 1.0}, clips=8, frames=6)
+    lessons = Loader(sets, {"film": 1.0}, clips=8, frames=6, variety=ONE_FILM)
     judge = Loader(sets, {"held": 1.0}, clips=8, frames=6, seed=5, augment=False)
     net = shipped_net(weights)
     best, before, after = teach(
