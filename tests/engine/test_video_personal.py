@@ -67,10 +67,10 @@ def test_the_mouth_is_learned_and_the_rest_of_the_network_stays(film: Path, tmp_
     judge = Loader(tmp_path, {"film": 1.0}, clips=4, frames=3, seed=1, augment=False)
     net, start = shipped_net(), shipped_net()
     best, before, after = teach(net, lessons, [judge.batch(0.0)], steps=40, rate=8e-4)
-    assert after["mouth_1"] < 0.8 * before["mouth_1"]
+    assert best in (20, 40) and after["mouth_1"] < 0.8 * before["mouth_1"]
     moved = {
         name
-        for (name, a), b in zip(start.named_parameters(), best.parameters(), strict=True)
+        for (name, a), b in zip(start.named_parameters(), net.parameters(), strict=True)
         if (a != b).any()
     }
     sizes = {name: p.numel() for name, p in start.named_parameters()}
@@ -90,8 +90,7 @@ def test_what_teaches_nothing_changes_nothing(film: Path, tmp_path: Path) -> Non
         net.step.leave.bias.zero_()
         net.step.leave.bias[48:] = -60.0
     best, before, after = teach(net, lessons, [batch], steps=2)
-    assert before["mouth_1"] == 0.0 and after == before
-    assert all((a == b).all() for a, b in zip(best.step.parameters(), net.step.parameters(), strict=True) if a.numel() < SMALL)  # fmt: skip
+    assert best == 0 and before["mouth_1"] == 0.0 and after == before
 
 
 def test_only_large_parameters_of_frame_and_step_are_trained() -> None:
