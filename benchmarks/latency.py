@@ -330,6 +330,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     result["server_encode_ms"] = round(1000 * passed["visavis_encode_seconds_sum"] / frames, 2)
     result["server_late_frames"] = int(passed["visavis_late_frames_total"])
     result["server_reduced_frames"] = int(passed["visavis_reduced_frames_total"])
+    result["server_repeated_frames"] = int(passed["visavis_repeated_frames_total"])
     if args.strip:
         save_strip(recording, args.strip)
     if args.curves:

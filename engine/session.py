@@ -66,6 +66,8 @@ class Frame:
     """Within an utterance."""
     motion: FloatArray
     """(N_CHANNELS,)."""
+    repeated: bool = False
+    """The image is that of the frame before: see `Session.halved`."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ class Session:
         time, 0 the warp alone."""
         self._generator: Generator | None = None
         self._resting = False  # the generator
+        self._halved = False
+        self._drawn: npt.NDArray[np.uint8] | None = None  # the last image, where frames are left out
         if renderer is None:
             if avatar is None:
                 raise ValueError("a session needs an avatar or a renderer")
@@ -227,6 +231,16 @@ class Session:
         if self._generator is not None and self._resting and not reduced:
             self._generator.reset()  # its last frames are long gone
         self._resting = reduced
+
+    @property
+    def halved(self) -> bool:
+        """Every second frame repeats the image before it: half the frame rate, with all of the sound and of the movement, for a machine that does
+        not even keep up with the warp alone."""
+        return self._halved
+
+    @halved.setter
+    def halved(self, halved: bool) -> None:
+        self._halved, self._drawn = halved, None
 
     @property
     def queued_seconds(self) -> float:
@@ -306,14 +320,20 @@ class Session:
     def show(self, plan: Plan, motion: FloatArray) -> Frame:
         """The second half of `step`: draws what stage 1 made (N_CHANNELS,) of the plan."""
         motion = motion + self.neutral
+        if self._drawn is not None and self._index % 2:
+            return self.frame(plan, motion, self._drawn, repeated=True)
         image = self._renderer.render(motion)
         if self._generator is not None and not self._resting:
             image = self._generator.render(image, motion)
+        if self._halved:
+            self._drawn = image
         return self.frame(plan, motion, image)
 
-    def frame(self, plan: Plan, motion: FloatArray, image: npt.NDArray[np.uint8]) -> Frame:
+    def frame(
+        self, plan: Plan, motion: FloatArray, image: npt.NDArray[np.uint8], *, repeated: bool = False
+    ) -> Frame:
         """In place of `show` where the picture was made elsewhere; `motion` (N_CHANNELS,) with the neutral face in it."""
-        frame = Frame(self._index, image, plan.audio, plan.speech_index, plan.speaking, motion)
+        frame = Frame(self._index, image, plan.audio, plan.speech_index, plan.speaking, motion, repeated)
         self._index += 1
         return frame
 

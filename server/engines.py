@@ -208,6 +208,15 @@ class TimedSession:
         self._session.controls = controls
 
     @property
+    def halved(self) -> bool:
+        """At half the frame rate."""
+        return self._session.halved
+
+    @halved.setter
+    def halved(self, halved: bool) -> None:
+        self._session.halved = halved
+
+    @property
     def queued_seconds(self) -> float:
         """Pushed speech that was not shown yet."""
         return self._session.queued_seconds

@@ -31,7 +31,7 @@ from visavis.engine.timing import FPS
 from visavis.kernels import rgb_to_i420
 from visavis.server.controls import change
 from visavis.server.engines import BatchEngine, Engine, FrameLike, ImageArray, LearningEngine, SessionLike
-from visavis.server.governor import Governor
+from visavis.server.governor import Governor, Quality
 from visavis.server.link import Header, Link, LinkClosed
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Slot:
     id: str
     session: SessionLike
     governor: Governor | None = None
-    """None where there is no video network to take out."""
+    """None where nothing can be left out."""
     generation: int = 0
     """How many times the speech was cleared; what was asked for before is stale."""
     missed: int = 0
@@ -204,8 +204,7 @@ class WorkerHost:
                 used, began = time.process_time(), time.perf_counter()
             _planar(session.step().image)
         frames = WARM_FRAMES - 1
-        reducible = not session.reduced and getattr(session, "reducible", True)
-        governor = Governor() if reducible else None
+        governor = _governor(session)
         slot = self._slots[header["session"]] = Slot(header["session"], session, governor)
         return {
             "session": slot.id,
@@ -310,7 +309,8 @@ class WorkerHost:
             taken = self._hear(slot)
             frame = slot.session.step()
             self._leave(slot, frame, taken, stamp, due, began, time.perf_counter())
-            self._govern(slot, time.monotonic() - due)
+            if not getattr(frame, "repeated", False):
+                self._govern(slot, time.monotonic() - due)
         finally:
             slot.stepping = False
 
@@ -360,7 +360,8 @@ class WorkerHost:
         stepped: float,
     ) -> None:
         """Send a frame and its sound; `began`, `stepped`: performance counters about the step."""
-        i420 = _planar(frame.image)
+        # the other side still has a repeated one
+        picture = [] if getattr(frame, "repeated", False) else [_planar(frame.image)]
         self._frames += 1
         self._send(
             {
@@ -368,7 +369,7 @@ class WorkerHost:
                 "session": slot.id,
                 "stamp": stamp,
                 "due": due,
-                "rows": i420.shape[0],
+                "rows": picture[0].shape[0] if picture else 0,
                 "speech": frame.speech_index is not None,
                 "generation": taken[0],
                 "heard": taken[1],
@@ -378,22 +379,27 @@ class WorkerHost:
                 "convert_s": time.perf_counter() - stepped,
                 "stages": getattr(slot.session, "stages", {}),
                 "reduced": slot.session.reduced,
+                "halved": getattr(slot.session, "halved", False),
             },
-            i420,
+            *picture,
             frame.audio,
         )
 
     def _govern(self, slot: Slot, took_s: float) -> None:
-        """Take the video network out where frames come late, and in again."""
+        """Leave out what makes frames late, the video network first, and put it in again."""
         if slot.governor is None:
             return
         missed, slot.missed = slot.missed, 0
-        reduced = slot.session.reduced
+        before = quality = slot.governor.quality
         for late_s in (*[float("inf")] * missed, took_s):
-            reduced = slot.governor.frame(late_s, time.monotonic())
-        if reduced != slot.session.reduced:
-            slot.session.reduced = reduced
-            log.info("quality session=%s reduced=%s", slot.id, reduced)
+            quality = slot.governor.frame(late_s, time.monotonic())
+        if quality is before:
+            return
+        if slot.governor.best is Quality.FULL:
+            slot.session.reduced = quality >= Quality.WARP
+        if slot.governor.worst is Quality.HALVED:
+            slot.session.halved = quality is Quality.HALVED  # type: ignore[attr-defined]
+        log.info("quality session=%s %s", slot.id, quality.name.lower())
 
     # The clock
 
@@ -448,6 +454,13 @@ class WorkerHost:
                         "at": beat,
                     }
                 )
+
+
+def _governor(session: SessionLike) -> Governor | None:
+    """What watches over a session's frames; None where it can leave nothing out."""
+    best = Quality.FULL if not session.reduced and getattr(session, "reducible", True) else Quality.WARP
+    worst = Quality.HALVED if hasattr(session, "halved") else Quality.WARP
+    return Governor(best, worst) if best < worst else None
 
 
 def _planar(image: ImageArray) -> ImageArray:

@@ -101,6 +101,9 @@ class Metrics:
         self.late_frames = Counter(
             "visavis_late_frames_total", "Frames published more than one frame period after they were due."
         )
+        self.repeated_frames = Counter(
+            "visavis_repeated_frames_total", "Frames that were not drawn: half the frame rate."
+        )
         self.reduced_frames = Counter(
             "visavis_reduced_frames_total", "Frames of the moved photo alone, without the video network."
         )

@@ -172,6 +172,7 @@ _STATE = _object(
         "media_s": {"type": "number"},
         "lookahead": {"type": "integer"},
         "reduced": {"type": "boolean"},
+        "halved": {"type": "boolean"},
         "controls": {"$ref": "#/components/schemas/Controls"},
         "timings_ms": {"type": "object", "additionalProperties": {"type": "number"}},
     }

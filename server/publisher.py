@@ -41,6 +41,8 @@ class Pair:
     audio: npt.NDArray[np.int16]  # (1920,) at 48 kHz
     speech: bool = False
     """Whether it carries pushed speech."""
+    repeated: bool = False
+    """Whether the picture is that of the pair before."""
 
 
 @dataclass(eq=False)
@@ -59,6 +61,8 @@ class Subscription:
     frames: deque[Pair] = field(default_factory=lambda: deque(maxlen=3))
     sounds: deque[Pair] = field(default_factory=lambda: deque(maxlen=4))
     stale_s: float = STALE_S
+    repeats: bool = False
+    """Whether it wants pictures that repeat the one before; a live viewer goes on showing that."""
     dropped: int = 0
     closed: bool = False
     _wanted: set[int] = field(default_factory=set)
@@ -70,6 +74,8 @@ class Subscription:
         """Adds a pair; returns how many old ones it pushed out."""
         lost = 0
         for queue, ready in ((self.frames, self._frame_ready), (self.sounds, self._sound_ready)):
+            if pair.repeated and queue is self.frames and not self.repeats:
+                continue
             if id(queue) in self._wanted:
                 lost += len(queue) == queue.maxlen
                 queue.append(pair)
@@ -142,7 +148,7 @@ class Publisher:
         subscription = Subscription(max(0, now - FPS), self.anchor, self.wall_offset)
         if maxlen is not None:  # not live: late is as good
             subscription.frames = deque(maxlen=maxlen)
-            subscription.stale_s = float("inf")
+            subscription.stale_s, subscription.repeats = float("inf"), True
         self._subscriptions.add(subscription)
         return subscription
 

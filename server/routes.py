@@ -242,6 +242,7 @@ async def show_session(request: web.Request) -> web.Response:
             "media_s": round(session.publisher.frames / 25, 2),
             "lookahead": session.lookahead,
             "reduced": session.reduced,
+            "halved": session.halved,
             "controls": session.controls,
             "timings_ms": {name: round(value, 2) for name, value in session.timings.items()},
         }

@@ -96,7 +96,8 @@ class LiveSession:
         self.recording: Recording | None = None
         self.barge_in = barge_in
         self.lookahead = 0
-        self.reduced = False
+        self.reduced = self.halved = False
+        self._last = np.zeros((0, 0), np.uint8)
         """The last frame was the moved photo alone."""
         self.controls: Changes = {}
         """All controls in force, as the worker told them last."""
@@ -247,7 +248,10 @@ class LiveSession:
     def _on_pair(self, header: Header, payload: memoryview) -> None:
         metrics, now = self._metrics, asyncio.get_running_loop().time()
         split = len(payload) - 2 * PLAYBACK_SAMPLES_PER_FRAME
-        i420 = np.frombuffer(payload[:split], np.uint8).reshape(header["rows"], -1)
+        repeated = header["rows"] == 0
+        if not repeated:
+            self._last = np.frombuffer(payload[:split], np.uint8).reshape(header["rows"], -1)
+        i420 = self._last
         audio = np.frombuffer(payload[split:], "<i2")
         speech, due = bool(header["speech"]), float(header["due"])
         if speech and header["generation"] != self.generation:
@@ -259,8 +263,9 @@ class LiveSession:
             metrics.stage_seconds.observe(seconds, name)
         metrics.tick_late_seconds.observe(max(0.0, header["began"] - due))
         metrics.frames.inc()
-        self.reduced = header["reduced"]
+        self.reduced, self.halved = header["reduced"], header["halved"]
         metrics.reduced_frames.inc(self.reduced)
+        metrics.repeated_frames.inc(repeated)
         if now - due > FRAME_S:
             metrics.late_frames.inc()
             # the worker cannot see that its frames, though made in time, arrive here too late
@@ -276,7 +281,9 @@ class LiveSession:
                 "link": now - header["began"] - header["step_s"] - header["convert_s"],
             }
         )
-        metrics.dropped_pairs.inc(self.publisher.publish(Pair(header["stamp"], due, i420, audio, speech)))
+        metrics.dropped_pairs.inc(
+            self.publisher.publish(Pair(header["stamp"], due, i420, audio, speech, repeated))
+        )
         event = self._playback.next(speech)
         if event:
             self.emit(event)

@@ -371,3 +371,23 @@ def test_a_closed_session_says_so() -> None:
         session.step()
     with pytest.raises(RuntimeError, match="closed"):
         session.push_audio(noise(10), SAMPLE_RATE)
+
+
+def test_half_the_frame_rate_draws_every_second_frame_and_moves_on_as_ever(avatar):
+    whole, half = Session(avatar, generator_steps=0), Session(avatar, generator_steps=0)
+    half.halved = True
+    speech = (np.sin(np.arange(16000) / 9) * 9000).astype(np.int16)
+    for session in (whole, half):
+        session.push_audio(speech, 16000)
+    shown = None
+    for k in range(20):
+        if k == 12:
+            half.halved = False
+        expected, frame = whole.step(), half.step()
+        assert frame.repeated == (k < 12 and k % 2 == 1)
+        np.testing.assert_array_equal(frame.motion, expected.motion)
+        np.testing.assert_array_equal(frame.audio, expected.audio)
+        np.testing.assert_array_equal(frame.image, shown if frame.repeated else expected.image)
+        shown = frame.image
+    whole.close()
+    half.close()

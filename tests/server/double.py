@@ -44,6 +44,7 @@ class DoubleFrame:
     audio: np.ndarray
     speech_index: int | None
     speaking: bool
+    repeated: bool = False
 
 
 @dataclass
@@ -66,6 +67,7 @@ class DoubleSession:
     reduced: bool = True
     """No video network; where there is one, a frame of it takes `network_s` longer."""
     network_s: float = 0.0
+    halved: bool = False
     controls: Controls = field(default_factory=Controls)
 
     def push_audio(self, pcm, rate, *, live=False):
@@ -102,7 +104,8 @@ class DoubleSession:
             os._exit(3)
         self.overlaps += self.inside
         self.inside = True
-        time.sleep(self.step_s + (0.0 if self.reduced else self.network_s))
+        repeated = self.halved and self.index % 2 == 1
+        time.sleep(0.0 if repeated else self.step_s + (0.0 if self.reduced else self.network_s))
         self.inside = False
         block, self.queue = self.queue[:SAMPLES_PER_FRAME], self.queue[SAMPLES_PER_FRAME:]
         speech_index = None
@@ -115,7 +118,9 @@ class DoubleSession:
         loudness = float(np.sqrt(np.mean(padded.astype(np.float32) ** 2)) / 6000)
         image = draw(min(1.0, loudness))
         image[:MARK, :MARK] = GREYS[self.controls.mood]
-        frame = DoubleFrame(self.index, image, np.repeat(padded, 3), speech_index, speech_index is not None)
+        frame = DoubleFrame(
+            self.index, image, np.repeat(padded, 3), speech_index, speech_index is not None, repeated
+        )
         assert frame.audio.shape == (PLAYBACK_SAMPLES_PER_FRAME,)
         self.index += 1
         return frame

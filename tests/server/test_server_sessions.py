@@ -11,7 +11,7 @@ import numpy as np
 from double import DoubleAvatar, DoubleEngine
 from serving import run, serving, settled
 from visavis.server.avatars import Entry
-from visavis.server.governor import Governor
+from visavis.server.governor import Governor, Quality
 from visavis.server.metrics import Metrics
 from visavis.server.publisher import FRAME_S
 from visavis.server.sessions import LiveSession, Playback
@@ -145,29 +145,64 @@ def frames(governor, seconds, took_s, now):
 def test_single_late_frames_change_nothing_but_a_run_of_them_does():
     governor = Governor()
     now = frames(governor, 60, lambda k: 0.2 if k % 25 == 0 else 0.02, 0.0)
-    assert not governor.reduced
+    assert governor.quality is Quality.FULL
     frames(governor, 0.4, lambda k: 0.035, now)
-    assert governor.reduced
+    assert governor.quality is Quality.WARP
 
 
 def test_full_quality_is_tried_again_after_longer_and_longer_rests():
     governor, now, changes = Governor(), 0.0, []
     for _ in range(25 * 600):
-        before = governor.reduced
+        before = governor.quality
         governor.frame(0.02 if before else 0.1, now)
-        if governor.reduced != before:
-            changes.append((now, governor.reduced))
+        if governor.quality != before:
+            changes.append((now, governor.quality))
         now += 1 / 25
     rests = [b[0] - a[0] for a, b in itertools.pairwise(changes) if a[1]]
     assert np.allclose(rests[:4], [10, 20, 40, 80], atol=0.2)
     frames(governor, 200, lambda k: 0.02, now)
-    assert not governor.reduced, "the machine is free: full quality"
+    assert governor.quality is Quality.FULL, "the machine is free: full quality"
 
 
 def test_where_the_network_is_not_the_cause_it_stays_out():
-    governor = Governor()
+    governor = Governor(worst=Quality.WARP)
     frames(governor, 100, lambda k: 0.1, 0.0)
-    assert governor.reduced
+    assert governor.quality is Quality.WARP
+
+
+def test_half_the_frames_are_left_out_where_most_come_late_without_the_network_too():
+    governor = Governor()
+    now = frames(governor, 30, lambda k: 0.05 if k % 4 == 0 else 0.02, 0.0)
+    assert governor.quality is Quality.WARP, "a quarter of late frames looks better than half of them"
+    now = frames(governor, 3, lambda k: 0.05, now)
+    assert governor.quality is Quality.HALVED
+    now = frames(governor, 200, lambda k: 0.05 if governor.quality is Quality.HALVED else 0.07, now)
+    assert governor.quality is Quality.HALVED, "the whole rate is tried now and then, and given up again"
+    frames(governor, 400, lambda k: 0.02, now)
+    assert governor.quality is Quality.FULL
+
+
+def test_a_machine_too_slow_for_the_warp_gets_half_the_pictures_and_all_of_the_sound():
+    async def go():
+        session, engine = await live(DoubleEngine(step_s=0.045))
+        subscription = session.publisher.subscribe()
+        film = session.publisher.subscribe(maxlen=200)
+        Watcher(session)
+        await take(subscription, 20)
+        assert engine.halved and session.halved
+        await film.next_frame()  # it has begun
+        pairs = await take(subscription, 10)
+        assert set(np.diff([pair.stamp for pair in pairs]).tolist()) <= {2, 3, 4}
+        assert not any(pair.repeated for pair in pairs)
+        sounds = [(await asyncio.wait_for(subscription.next_sound(), 5)).stamp for _ in range(4)]
+        assert np.diff(sounds).max() <= 2
+        repeated = [pair for pair in film.frames if pair.repeated]
+        assert repeated and all(pair.i420.size == pairs[0].i420.size for pair in repeated), (
+            "a film has them all"
+        )
+        await end(session)
+
+    run(go())
 
 
 def test_nobody_there_costs_nothing_and_the_clock_goes_on_afterwards():
