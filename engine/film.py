@@ -178,7 +178,9 @@ def enroll_film(
             size=size,
             consent=consent,
             name=name,
-            progress=lambda what, share: report(what, 0.5 + 0.35 * share),
+            progress=lambda what, share: report(
+                what if share < 1 else "learning how the mouth moves", 0.5 + 0.35 * share
+            ),
         )
     except PhotoError as error:
         if error.code != "several_faces":
@@ -186,7 +188,6 @@ def enroll_film(
         raise VideoError(
             f"{film_name(source)} shows several faces: use one of one person alone", error.code
         ) from None
-    report("learning how the mouth moves", 0.85)
     lesson = learn_articulation(source, film.faces, film.times)
     avatar.metadata["articulation"] = str(lesson)
     report("done", 1.0)

@@ -19,6 +19,7 @@ from visavis.engine.errors import VisavisError
 from visavis.server.engines import Engine
 from visavis.server.host import WorkerHost
 from visavis.server.link import Header, Link, LinkClosed, pair
+from visavis.server.worker_process import OWN_FOLDER
 
 START_S = 60.0
 
@@ -211,7 +212,7 @@ def start_process(
     factory: str, name: str, nice: int, *, live: bool = True, temporary: Path | None = None
 ) -> WorkerHandle:
     """A worker in a process of its own: not yet started. `factory` is "module:Engine"; `live`: it is to carry calls; `temporary`: folder
-    for its temporary files, the usual one where there is none."""
+    for its temporary files, which goes with the process; the usual one where there is none."""
     link, theirs = pair()
     process = subprocess.Popen(
         [
@@ -226,7 +227,9 @@ def start_process(
         pass_fds=(theirs.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        env=None if temporary is None else {**os.environ, "TMPDIR": str(temporary)},
+        env=None
+        if temporary is None
+        else {**os.environ, "TMPDIR": str(temporary), OWN_FOLDER: str(temporary)},
         process_group=0,  # Ctrl-C is for the server, which lets calls end first
     )
     theirs.close()

@@ -1,7 +1,8 @@
 """A worker in a process of its own: `python -m visavis.server.worker_process FD MODULE:ENGINE NICE LIVE`, started by the server.
 
 FD is the inherited socket of its link; the worker ends when the other side does. LIVE is 1 where it carries calls, 0 where it only enrols
-photos or learns. NICE 19 is more than its number: such a worker runs when no other wants to, and yields at once.
+photos or learns. NICE 19 is more than its number: such a worker runs when no other wants to, and yields at once. A folder of its own for temporary files
+(OWN_FOLDER in the environment) goes with it: a server that was killed cannot clean up.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import contextlib
 import gc
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 
 LOWEST_NICE = 19
+OWN_FOLDER = "VISAVIS_OWN_FOLDER"
 
 
 def main() -> None:
@@ -38,7 +41,11 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    WorkerHost(engine, Link(socket.socket(fileno=descriptor))).run()
+    try:
+        WorkerHost(engine, Link(socket.socket(fileno=descriptor))).run()
+    finally:
+        if OWN_FOLDER in os.environ:
+            shutil.rmtree(os.environ[OWN_FOLDER], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from visavis.clients.client import Client
 from visavis.engine.video.personal import PersonalWeights
 from visavis.server.engines import VisavisEngine
 from visavis.server.gpu_engine import GpuEngine
+from visavis.server.worker_handle import start_process
 
 
 @pytest.fixture
@@ -152,6 +153,21 @@ def test_the_end_of_the_server_ends_it(learning):
         assert await settled() == ([], [])
 
     run(go())
+
+
+def test_the_folder_goes_with_the_process_where_no_server_is_left_to_remove_it(learning, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+
+    async def go():
+        worker = start_process("double:DoubleEngine", "learner", 0, live=False, temporary=folder)
+        await worker.start(30)
+        (folder / "left").write_text("half a network")
+        await worker.close()  # as when the server dies: the other end of the link is gone
+        return worker.process.returncode
+
+    assert run(go()) == 0
+    assert not folder.exists()
 
 
 def test_the_one_unused_for_longest_makes_room_while_it_learns_too(learning):
