@@ -181,10 +181,9 @@ def _lateness(real: Float64, said: Float64) -> int | None:
         return None
     mid = said[LATEST : LATEST + count]
     like = [
-        float(np.corrcoef(mid, real[LATEST + late : LATEST + late + count])[0, 1]) if np.ptp(mid) > 0 else 0.0
-        for late in range(-LATEST, LATEST + 1)
+        _correlation(mid, real[LATEST + late : LATEST + late + count]) for late in range(-LATEST, LATEST + 1)
     ]
-    best = int(np.nanargmax([*like]))
+    best = int(np.argmax(like))
     return best - LATEST if like[best] >= LEAST_LIKE else None
 
 
@@ -205,8 +204,10 @@ def _ridge(past: Float64, wanted: Float64, weight: Float64, strength: float) -> 
 
 
 def _like(guess: Float64, real: Float64, where: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    a, w = (
-        float(np.corrcoef(guess[where, k], real[where, k])[0, 1]) if np.ptp(guess[where, k]) > 0 else 0.0
-        for k in (0, 1)
-    )
+    a, w = (_correlation(guess[where, k], real[where, k]) for k in (0, 1))
     return a, w
+
+
+def _correlation(a: Float64, b: Float64) -> float:
+    """0 where one of them does not move."""
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0

@@ -84,7 +84,8 @@ def enroll(
     report("building the portrait", 0.9)
     surface = build_surface(fit, head, found.landmarks, layers.alpha)
     behind = [eye_layer(side, rgb, surface, head, fit, found.landmarks) for side in ("Left", "Right")]
-    interior = [layer for layer in behind if layer is not None] + mouth_layers(rgb, surface, head, fit)
+    rim = dark_rim(rgb, surface)
+    interior = [layer for layer in behind if layer is not None] + mouth_layers(rgb, surface, head, fit, rim)
     body = load_body()
     pivots = np.stack([head.joints[body.bones.index(pivot)] for pivot in PIVOTS]).astype(np.float32)
     metadata = {
@@ -98,7 +99,7 @@ def enroll(
     report("done", 1.0)
     texture = clear_openings(np.dstack([layers.foreground, layers.alpha]), surface)
     if any(layer.name == "photoTeeth" for layer in interior):  # which shows it at rest
-        texture[..., 3] = np.round(texture[..., 3] * (1 - dark_rim(rgb, surface)))
+        texture[..., 3] = np.round(texture[..., 3] * (1 - rim))
     return Avatar(
         np.ascontiguousarray(texture),
         layers.plate,

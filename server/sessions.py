@@ -96,9 +96,12 @@ class LiveSession:
         self.recording: Recording | None = None
         self.barge_in = barge_in
         self.lookahead = 0
-        self.reduced = self.halved = False
-        self._last = np.zeros((0, 0), np.uint8)
+        self.reduced = False
         """The last frame was the moved photo alone."""
+        self.halved = False
+        """Every second picture is left out."""
+        self._last = np.zeros((0, 0), np.uint8)
+        """The last picture, which a repeated one repeats."""
         self.controls: Changes = {}
         """All controls in force, as the worker told them last."""
         self._hearing = Hearing()

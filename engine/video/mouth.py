@@ -94,8 +94,11 @@ def _sheet(
     )  # fmt: skip
 
 
-def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> list[Layer]:
-    """Cavity, tongue, lower teeth, upper teeth and the photo's own teeth, back to front; empty when the mouth is not on the surface."""
+def mouth_layers(
+    photo: Bytes, surface: Surface, head: FittedHead, fit: Fit, rim: npt.NDArray[np.float32]
+) -> list[Layer]:
+    """Cavity, tongue, lower teeth, upper teeth and the photo's own teeth, back to front; empty when the mouth is not on the surface. `rim` (H, W): the
+    photo's `dark_rim`."""
     seam = next((s for s in surface.seams if s.name == "mouth"), None)
     if seam is None:
         return []
@@ -127,7 +130,8 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
 
     enamel = np.clip(light * TOOTH_TO_SKIN, 0.3, 0.92)
     enamel = np.minimum(enamel, enamel[0] * np.array([1.0, 0.96, 0.88]))  # never bluish
-    own = teeth_colour(*_opening(photo, surface, seam)[:2]) if open_by > 0.0008 else None
+    opening = _opening(photo, surface, seam, rim) if open_by > 0.0008 else None
+    own = None if opening is None else teeth_colour(*opening[:2])
     if own is not None and not _is_tooth(own, light):
         own = None  # a mouth parted in the dark
     if own is not None:
@@ -188,10 +192,10 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit) -> 
                 label,
             )
         )
-    if open_by > 0.0008:
+    if opening is not None:
         # teeth stay with the skull; what modelled ones take the place of sinks behind the lower lip as soon as the jaw moves
         sinking = np.zeros((4, 3)) if shown else SINKING * jaw_mean
-        layers.append(_photo_teeth(photo, surface, seam, fit, front, turn, sinking))
+        layers.append(_photo_teeth(opening, seam, fit, front, turn, sinking))
     return layers
 
 
@@ -361,10 +365,11 @@ def dark_rim(photo: Bytes, surface: Surface) -> npt.NDArray[np.float32]:
     return fill_polygon(rim, (photo.shape[0], photo.shape[1]))
 
 
-def _opening(
-    photo: Bytes, surface: Surface, seam: Seam
-) -> tuple[Bytes, npt.NDArray[np.float32], Float64, int, int]:
-    """The piece of the photo about the parted lips (h, w, 3), coverage of the opening (h, w), its outline (n, 2) in the photo, and the
+_Opening = tuple[Bytes, npt.NDArray[np.float32], Float64, int, int]
+
+
+def _opening(photo: Bytes, surface: Surface, seam: Seam, rim: npt.NDArray[np.float32]) -> _Opening:
+    """The piece of the photo about the parted lips (h, w, 3), coverage of the opening and its dark rim (h, w), its outline (n, 2) in the photo, and the
     piece's corner x0, y0."""
     polygon = opening_polygon(seam, surface.uv.astype(np.float64))
     low, high = polygon.min(0), polygon.max(0)
@@ -374,17 +379,13 @@ def _opening(
     rows = np.clip(np.arange(y0, y1), 0, photo.shape[0] - 1)
     columns = np.clip(np.arange(x0, x1), 0, photo.shape[1] - 1)
     piece = photo[np.ix_(rows, columns)].copy()
-    inside = np.maximum(
-        fill_polygon(polygon - [x0, y0], (y1 - y0, x1 - x0)), dark_rim(photo, surface)[np.ix_(rows, columns)]
-    )
+    inside = np.maximum(fill_polygon(polygon - [x0, y0], (y1 - y0, x1 - x0)), rim[np.ix_(rows, columns)])
     return piece, inside, polygon, x0, y0
 
 
-def _photo_teeth(
-    photo: Bytes, surface: Surface, seam: Seam, fit: Fit, front: float, turn: Float64, jaw: Float64
-) -> Layer:
+def _photo_teeth(opening: _Opening, seam: Seam, fit: Fit, front: float, turn: Float64, jaw: Float64) -> Layer:
     """What the photo shows between parted lips, as a sheet that moves by `jaw` (4, 3)."""
-    crop, inside, polygon, x0, y0 = _opening(photo, surface, seam)
+    crop, inside, polygon, x0, y0 = opening
     low, high = polygon.min(0), polygon.max(0)
     size = inside.shape
     y1, x1 = y0 + size[0], x0 + size[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from visavis.engine.motion.lips import APERTURE, TOUCH, heard_closed, meet
+from visavis.engine.motion.lips import APERTURE, TOUCH, WIDTH, heard_closed, meet
 from visavis.engine.motion.speech import SPEECH_CHANNELS, spread
 
 torch = pytest.importorskip("torch", reason="training needs the extra: pip install 'visavis[train]'")
@@ -105,7 +105,9 @@ def test_lips_that_meet_meet() -> None:
 
 def test_the_lips_constants_are_those_of_the_rig() -> None:
     rig = MouthRig.load(BODY)
-    np.testing.assert_allclose(APERTURE, spread(np.eye(N, dtype=np.float32)) @ rig.aperture, atol=1e-4)
+    basis = spread(np.eye(N, dtype=np.float32))
+    np.testing.assert_allclose(APERTURE, basis @ rig.aperture, atol=1e-4)
+    np.testing.assert_allclose(WIDTH, basis @ rig.width, atol=1e-4)
 
 
 def test_the_mouth_of_two_networks_has_the_width_of_one_and_both_their_openings() -> None:

@@ -16,6 +16,20 @@ from visavis.server.app import create_app
 from visavis.server.config import ServerConfig
 from visavis.server.routes import AVATARS, METRICS, SESSIONS
 
+PAGE_FILES = (
+    "/",
+    "/add.js",
+    "/app.js",
+    "/call.js",
+    "/manner.js",
+    "/meter.js",
+    "/record.js",
+    "/style.css",
+    "/icon.svg",
+    "/sample.wav",
+)
+"""Where the page and its files lie."""
+
 
 class Api:
     """A client of a test server; `call` returns (status, JSON or text)."""

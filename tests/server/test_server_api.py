@@ -13,7 +13,7 @@ import pytest
 from double import DoubleEngine, draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import run, serving
+from serving import PAGE_FILES, run, serving
 
 PNG = cv2.imencode(".png", draw(0.0))[1].tobytes()
 
@@ -41,18 +41,7 @@ def refused(answer, status, code=None):
 def test_the_page_and_its_files_are_served_with_a_strict_policy():
     async def go():
         async with serving() as api:
-            for path in (
-                "/",
-                "/add.js",
-                "/app.js",
-                "/call.js",
-                "/manner.js",
-                "/meter.js",
-                "/record.js",
-                "/style.css",
-                "/icon.svg",
-                "/sample.wav",
-            ):
+            for path in PAGE_FILES:
                 async with api.http.get(api.url + path) as response:
                     body = await response.read()
                     assert response.status == 200 and body, path

@@ -19,23 +19,11 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from double import DoubleEngine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import run, serving, settled
+from serving import PAGE_FILES, run, serving, settled
 from visavis.benchmarks.relay import LossyRelay, through
 from visavis.server.openapi import document
 
 METHODS = ("get", "post", "put", "patch", "delete")
-PAGE_FILES = {
-    "/",
-    "/add.js",
-    "/app.js",
-    "/call.js",
-    "/manner.js",
-    "/meter.js",
-    "/record.js",
-    "/style.css",
-    "/icon.svg",
-    "/sample.wav",
-}
 SAMPLES = {"string": "x", "integer": 1, "number": 0.5, "boolean": True, "object": {}, "array": []}
 
 
