@@ -22,6 +22,7 @@ from visavis.engine.video.interior import (
     fill_polygon,
     opening_polygon,
 )
+from visavis.engine.video.tooth_rows import ToothRows, part_rows
 
 TOOTH_TO_SKIN = np.array([1.0, 1.19, 1.26])
 """Colour of front teeth over that of the cheeks. In smiling portraits it is 1.01, 1.27, 1.34 (46 of them). In films of twelve speakers a row modelled by 0.98, 1.22, 1.32
@@ -55,6 +56,10 @@ SHOWN_LENGTH = 0.0085
 """Metres from the upper lip of a mouth that shows its teeth to their biting edges: an incisor's crown is 10 mm, of which a smile shows most."""
 COVERED_LENGTH = 0.004
 """The least that a lower lip which they reach covers of them."""
+UPPER_BEHIND, LOWER_BEHIND = 0.004, 0.006
+"""Metres from the line of the lips to the front of the photo's upper and lower teeth."""
+LOWER_DARKEST = 0.85
+"""Of the upper row's colour, modelled lower teeth where the photo shows the lip's shade on its own."""
 SINKING = 4.0
 """How much faster than the jaw the dark of a parted mouth goes down."""
 
@@ -140,6 +145,11 @@ def mouth_layers(
 
     # whether the photo's own teeth can be seen in speech
     shown = own is not None and open_by > 0.003 and lip_y - lower_y > HIDDEN
+    rows = part_rows(*opening[:2]) if opening is not None and shown else None
+    behind_lip = None  # biting edge of lower teeth that the photo shows, in the head's own axes
+    if opening is not None and rows is not None and rows.lower_edge is not None:
+        at = np.array([opening[2][:, 0].mean(), opening[4] + rows.lower_edge])
+        behind_lip = float((_on_plane(at[None], fit, front - LOWER_BEHIND, turn) @ turn)[0, 1])
     layers = []
     # Cavity: a sheet behind everything, nearly black with warm edges.
     half = 0.8 * max(width, float(np.ptp(now[:, 0])))
@@ -171,6 +181,9 @@ def mouth_layers(
         below = (
             min(lip_y + 0.0003, lower_y + 0.0028) if own is None else min(lip_y - 0.0045, lower_y - 0.0015)
         )
+        if rows is not None and behind_lip is not None:
+            below = behind_lip - 0.0003
+        lit = float(np.clip(rows.lower_light, LOWER_DARKEST, 1)) if rows is not None and not upper else 1.0
         edge = lip_y - 0.0018 if upper else below
         if upper and own is not None:
             edge = min(edge, upper_y - SHOWN_LENGTH, lower_y - COVERED_LENGTH)
@@ -187,15 +200,13 @@ def mouth_layers(
                 points,
                 uv,
                 triangles,
-                _teeth_texture(upper, enamel, brightness * tint, smiling=own is not None),
+                _teeth_texture(upper, lit * enamel, brightness * tint, smiling=own is not None),
                 jaw,
                 label,
             )
         )
     if opening is not None:
-        # teeth stay with the skull; what modelled ones take the place of sinks behind the lower lip as soon as the jaw moves
-        sinking = np.zeros((4, 3)) if shown else SINKING * jaw_mean
-        layers.append(_photo_teeth(opening, seam, fit, front, turn, sinking))
+        layers += _photo_teeth(opening, rows, seam, fit, front, turn, jaw_front, SINKING * jaw_mean)
     return layers
 
 
@@ -383,8 +394,18 @@ def _opening(photo: Bytes, surface: Surface, seam: Seam, rim: npt.NDArray[np.flo
     return piece, inside, polygon, x0, y0
 
 
-def _photo_teeth(opening: _Opening, seam: Seam, fit: Fit, front: float, turn: Float64, jaw: Float64) -> Layer:
-    """What the photo shows between parted lips, as a sheet that moves by `jaw` (4, 3)."""
+def _photo_teeth(
+    opening: _Opening,
+    rows: ToothRows | None,
+    seam: Seam,
+    fit: Fit,
+    front: float,
+    turn: Float64,
+    jaw: Float64,
+    sinking: Float64,
+) -> list[Layer]:
+    """What the photo shows between parted lips, as sheets, back to front: what modelled things take the place of as soon as the jaw moves (by `sinking`
+    (4, 3)), the lower teeth on the jaw, by `jaw` (4, 3), and the upper ones on the skull. All of it gives way where no `rows` are told."""
     crop, inside, polygon, x0, y0 = opening
     low, high = polygon.min(0), polygon.max(0)
     size = inside.shape
@@ -394,7 +415,7 @@ def _photo_teeth(opening: _Opening, seam: Seam, fit: Fit, front: float, turn: Fl
         safe = inside > 0.5
     filled = cv2.inpaint(crop, (~safe).astype(np.uint8), 3, cv2.INPAINT_TELEA)
     keep = cv2.dilate(inside, np.ones((3, 3)))[..., None]
-    colour = crop * keep + filled * (1 - keep)
+    colour = np.clip(crop * keep + filled * (1 - keep), 0, 255)
     # towards the upper lip the sheet goes on under it; at the sides and below it fades into the cavity
     reach = max(1.5, 0.05 * float(high[1] - low[1]))
     soft = cv2.GaussianBlur(cv2.dilate(inside, np.ones((3, 3))), (0, 0), reach * 0.5)
@@ -403,17 +424,44 @@ def _photo_teeth(opening: _Opening, seam: Seam, fit: Fit, front: float, turn: Fl
     middle = np.interp(np.arange(size[1]) + x0, polygon[: len(seam.upper), 0], polygon[: len(seam.upper), 1])[
         None
     ]
-    alpha = np.maximum(cv2.dilate(inside, np.ones((3, 3))), np.where(yy < middle + 2, up, soft))
-    texture = np.dstack([np.clip(colour, 0, 255), np.clip(alpha, 0, 1) * 255]).astype(np.uint8)
+    alpha = np.clip(
+        np.maximum(cv2.dilate(inside, np.ones((3, 3))), np.where(yy < middle + 2, up, soft)), 0, 1
+    )
     nx, ny = 9, 5
     gx, gy = np.meshgrid(np.linspace(x0, x1, nx), np.linspace(y0, y1, ny))
-    # on the plane of the front teeth, in head axes
-    axis = turn[:, 2]
-    plane = front - 0.004
-    ray = np.stack([(gx.ravel() - fit.camera.cx) / fit.camera.focal, -(gy.ravel() - fit.camera.cy) / fit.camera.focal,
-                    -np.ones(gx.size)], 1)  # fmt: skip
-    points = ray * (plane / (ray @ axis))[:, None]
-    uv = np.stack([gx.ravel() - x0, gy.ravel() - y0], 1)
+    at = np.stack([gx.ravel(), gy.ravel()], 1)
+
+    def sheet(
+        name: str, share: Float64, moves: Float64, part: str, depth: float, colour: Float64 = colour
+    ) -> Layer:
+        texture = np.dstack([colour, share * 255]).astype(np.uint8)
+        points = _on_plane(at, fit, front - depth, turn) @ turn
+        return _sheet(turn, name, points, at - [x0, y0], grid_triangles(ny, nx), texture, moves, part)
+
+    if rows is None:
+        return [sheet("photoTeeth", alpha, sinking, "upperTeeth", UPPER_BEHIND)]
     # what the photo really shows is labelled as skin is: the video network paints over modelled mouths, not over a person's own teeth
-    part = "upperTeeth" if jaw.any() else "skin"
-    return _sheet(turn, "photoTeeth", points @ turn, uv, grid_triangles(ny, nx), texture, jaw, part)
+    sheets = [sheet("photoTeeth", alpha * rows.upper, np.zeros((4, 3)), "skin", UPPER_BEHIND)]
+    if rows.lower_edge is not None:
+        sheets.insert(0, sheet("photoLowerTeeth", alpha * rows.lower, jaw, "skin", LOWER_BEHIND))
+    # it goes on under the teeth, as dark as beside them, and fades there: nothing shines through where the sheets meet, nor does it show their outline
+    # as it sinks
+    teeth = np.maximum(rows.upper, rows.lower)
+    under = max(1, round(0.12 * float(np.ptp(polygon[:, 1]))))
+    rest = alpha * (
+        1 - cv2.GaussianBlur(cv2.erode(teeth, np.ones((4 * under + 1, 2 * under + 1))), (0, 0), under)
+    )
+    dark = (teeth < 0.3) & (alpha > 0.5)
+    if dark.any():
+        without = cv2.inpaint(colour.astype(np.uint8), (~dark).astype(np.uint8), 2, cv2.INPAINT_TELEA)
+        sheets.insert(0, sheet("photoGap", rest, sinking, "upperTeeth", LOWER_BEHIND, without))
+    return sheets
+
+
+def _on_plane(px: Float64, fit: Fit, plane: float, turn: Float64) -> Float64:
+    """Points (n, 3) in the camera's axes that a photo shows at px (n, 2), on the plane z = `plane` of the head's own axes."""
+    camera = fit.camera
+    ray = np.stack(
+        [(px[:, 0] - camera.cx) / camera.focal, -(px[:, 1] - camera.cy) / camera.focal, -np.ones(len(px))], 1
+    )
+    return np.asarray(ray * (plane / (ray @ turn[:, 2]))[:, None])
