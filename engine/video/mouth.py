@@ -448,12 +448,12 @@ def _photo_teeth(
     # as it sinks
     teeth = np.maximum(rows.upper, rows.lower)
     under = max(1, round(0.12 * float(np.ptp(polygon[:, 1]))))
-    rest = alpha * (
-        1 - cv2.GaussianBlur(cv2.erode(teeth, np.ones((4 * under + 1, 2 * under + 1))), (0, 0), under)
-    )
+    covered = cv2.GaussianBlur(cv2.erode(teeth, np.ones((4 * under + 1, 2 * under + 1))), (0, 0), under)
+    rest = np.asarray(alpha * (1 - covered), np.float64)
     dark = (teeth < 0.3) & (alpha > 0.5)
     if dark.any():
-        without = cv2.inpaint(colour.astype(np.uint8), (~dark).astype(np.uint8), 2, cv2.INPAINT_TELEA)
+        filled = cv2.inpaint(colour.astype(np.uint8), (~dark).astype(np.uint8), 2, cv2.INPAINT_TELEA)
+        without = np.asarray(filled, np.float64)
         sheets.insert(0, sheet("photoGap", rest, sinking, "upperTeeth", LOWER_BEHIND, without))
     return sheets
 
