@@ -13,6 +13,7 @@ from visavis.engine.body.detect import Face, PoseDetector, find_face
 from visavis.engine.body.detect_hands import Hand, find_hands
 from visavis.engine.body.fit import Camera, fit_landmarks
 from visavis.engine.body.framing import Bytes, frame_of_person
+from visavis.engine.body.margins import smooth_margins
 from visavis.engine.body.meet import meet_landmarks
 from visavis.engine.body.model import load_body
 from visavis.engine.body.photo import load_photo
@@ -21,8 +22,9 @@ from visavis.engine.errors import PhotoError
 from visavis.engine.video.interior import clear_openings, eye_layer
 from visavis.engine.video.layers import split_layers
 from visavis.engine.video.limb_layers import part_limbs
+from visavis.engine.video.lip_line import contact_layer, contact_line, dark_rim
 from visavis.engine.video.matte import person_matte
-from visavis.engine.video.mouth import dark_rim, mouth_layers
+from visavis.engine.video.mouth import mouth_layers
 
 SIZES = (256, 1024)
 BACKDROP = np.array([226, 228, 230], np.float32)
@@ -82,10 +84,13 @@ def enroll(
     parted = part_limbs(rgb, split_layers(rgb, matte), fit, head, arms)
     layers = parted.layers
     report("building the portrait", 0.9)
-    surface = build_surface(fit, head, found.landmarks, layers.alpha)
+    surface = smooth_margins(build_surface(fit, head, found.landmarks, layers.alpha), camera)
     behind = [eye_layer(side, rgb, surface, head, fit, found.landmarks) for side in ("Left", "Right")]
     rim = dark_rim(rgb, surface)
     interior = [layer for layer in behind if layer is not None] + mouth_layers(rgb, surface, head, fit, rim)
+    contact = contact_line(rgb, surface)
+    if contact is not None:
+        interior.append(contact_layer(rgb, surface, fit, contact))
     body = load_body()
     pivots = np.stack([head.joints[body.bones.index(pivot)] for pivot in PIVOTS]).astype(np.float32)
     metadata = {
@@ -100,6 +105,8 @@ def enroll(
     texture = clear_openings(np.dstack([layers.foreground, layers.alpha]), surface)
     if any(layer.name == "photoTeeth" for layer in interior):  # which shows it at rest
         texture[..., 3] = np.round(texture[..., 3] * (1 - rim))
+    if contact is not None:
+        texture[..., 3] = np.round(texture[..., 3] * (1 - contact.cover))
     return Avatar(
         np.ascontiguousarray(texture),
         layers.plate,

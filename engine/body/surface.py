@@ -37,8 +37,8 @@ SEAL = ("jawOpen", "mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft"
 """Units that part the lips: taken back to bring a smiling photo's mouth to rest."""
 SOFTEN = ("mouthSmileLeft", "mouthSmileRight", "mouthDimpleLeft", "mouthDimpleRight")
 """Units of the photo's smile that rest takes back in part."""
-
-
+ROUNDNESS = 2.8
+"""Exponent of how far the lower lip's margin goes with the jaw, over the distance from its middle: 2 is a parabola, more is leveller."""
 LID_OVERLAP, LID_BEFORE = 0.0010, 0.0006
 """Metres by which a shut upper lid reaches over the lower one, and by which it lies before it."""
 
@@ -243,6 +243,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
     seams = tuple(
         _seam(o, local, head, body) for o in openings() if set(o.upper.vertices.tolist()) <= set(local)
     )
+    for seam in seams:
+        if seam.name == "mouth":
+            _round_opening(units, world, seam, rotation_matrix(fit.rotation))
     rest_motion = _close_openings(units, world, seams, fit, head)
     for seam in seams:
         if seam.name.startswith("eye"):
@@ -379,6 +382,20 @@ def _close_openings(
                 for name, value in zip(SEAL, strength, strict=True):
                     units[ARKIT.index(name)] += move * value / (strength**2).sum()
     return rest.astype(np.float32)
+
+
+def _round_opening(units: Float64, world: Float64, seam: Seam, turn: Float64) -> None:
+    """Let the jaw's unit open the lower margin in place to a round curve. The model's own is nearly straight from the middle to the corners, and lips that
+    the photo shows shut would part to a V; films show the middle half of it all but level."""
+    k = ARKIT.index("jawOpen")
+    x = (world[seam.lower] @ turn)[:, 0]
+    across = np.clip((x - x[0]) / (x[-1] - x[0]), 0, 1)
+    moved = units[k, seam.lower]
+    own = moved - moved[0] - across[:, None] * (moved[-1] - moved[0])  # beside what the corners do
+    length = np.linalg.norm(own, axis=1, keepdims=True)
+    level = 1 - np.abs(2 * across - 1) ** ROUNDNESS
+    wanted = own / np.maximum(length, 1e-9) * length.max() * level[:, None]
+    units[k, seam.near] += seam.spread_lower @ (wanted - own)
 
 
 def _lip_triangles(face: IntArray, face_ids: IntArray, body: BodyModel) -> npt.NDArray[np.bool_]:

@@ -53,7 +53,8 @@ def _points(avatar: Avatar) -> tuple[npt.NDArray[np.int64], Float64]:
     """Points on lips and skin around, spread evenly in the photo: vertices (S, 3) and shares (S, 3)."""
     surface = avatar.surface
     uv, vertices, faces = surface.uv.astype(np.float64), surface.vertices, len(surface.face_of)
-    triangles = surface.triangles[(surface.triangles < faces).all(1)].astype(np.int64)
+    face = np.isin(surface.part, [load_body().part_id(name) for name in ("skin", "lips")])
+    triangles = surface.triangles[face].astype(np.int64)
     corners, bary = _known_landmarks(avatar)
     lips = corners[list(LIPS_OUTER)]
     outline = cv2.convexHull(np.einsum("lck,lc->lk", uv[lips], bary[list(LIPS_OUTER)]).astype(np.float32))

@@ -187,7 +187,7 @@ def _trunk(avatar: Avatar) -> list[Bone]:
 
 
 def _interior_part(layer: Layer, bones: list[Bone]) -> Part:
-    """An eye, which turns in the head, or teeth and tongue, which the jaw moves. An eye adds its bone."""
+    """An eye, which turns in the head, or what lies in the mouth, which jaw and lips move. An eye adds its bone."""
     weights, carried = np.ones((len(layer.vertices), 1), np.float32), [HEAD]
     if layer.side:
         channel = GAZE_SLICE.start + (0 if layer.side == "Left" else 2)
@@ -195,10 +195,11 @@ def _interior_part(layer: Layer, bones: list[Bone]) -> Part:
         bones.append(Bone(HEAD, channel, MAX_GAZE, layer.centre.astype(np.float32), eye=True))
         weights = np.stack([1 - layer.gaze, layer.gaze], 1).astype(np.float32)
     jaw = layer.jaw if layer.jaw.any() and not layer.side else layer.jaw[:0]
+    moving = [k for k in range(len(layer.units)) if np.abs(layer.units[k]).max() > 1e-7]
     return Part(
         layer.vertices, layer.uv, layer.triangles, np.full(len(layer.triangles), max(layer.part, 1), np.uint8), layer.vertices,
-        layer.texture, None, None, [_sparse(unit) for unit in jaw],
-        np.array([ARKIT.index(name) for name in JAW_UNITS[: len(jaw)]], np.int32), weights, np.array(carried, np.int32),
+        layer.texture, None, None, [_sparse(unit) for unit in (*jaw, *layer.units[moving])],
+        np.array([*(ARKIT.index(name) for name in JAW_UNITS[: len(jaw)]), *moving], np.int32), weights, np.array(carried, np.int32),
     )  # fmt: skip
 
 
@@ -208,8 +209,8 @@ def _surface_part(surface: Surface, upright: FloatArray, texture: Bytes) -> Part
     shares = np.stack([1 - neck - left - right, neck - head, head, left, right], 1).astype(np.float32)
     shapes = [_sparse(unit) for unit in surface.units]
     for seam in surface.seams:
-        shapes += [(seam.near, column[:, None] * upright) for column in seam.spread_upper.T]
-        shapes += [(seam.near, -column[:, None] * upright) for column in seam.spread_lower.T]
+        for spread in (seam.spread_upper, -seam.spread_lower):
+            shapes += [(seam.near[column != 0], column[column != 0, None] * upright) for column in spread.T]
     return Part(
         surface.vertices, surface.uv, surface.triangles, surface.part, surface.rest, texture, surface.edge_flags,
         np.ascontiguousarray(-surface.vertices[:, 2]), shapes, np.arange(len(shapes), dtype=np.int32), shares,

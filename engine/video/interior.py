@@ -6,7 +6,7 @@ is in `visavis.engine.video.mouth`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ class Layer:
 
     vertices (V, 3), uv (V, 2) pixels of texture (Ht, Wt, 4) straight RGBA, triangles (T, 3); part: its label;
     jaw (4, V, 3): displacement by JAW_UNITS at 1; gaze (V,): share of the eyeball's turn (0 outside eyes); centre (3,): the eyeball's centre;
-    side: "", "Left" or "Right".
+    side: "", "Left" or "Right"; units (52, V, 3): displacement by the face's units, or none of it (0, 0, 3).
     """
 
     name: str
@@ -40,6 +40,7 @@ class Layer:
     jaw: FloatArray
     gaze: FloatArray
     centre: FloatArray
+    units: FloatArray = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
 
 
 def opening_polygon(seam: Seam, px: Float64) -> Float64:

@@ -22,6 +22,7 @@ from visavis.engine.video.interior import (
     fill_polygon,
     opening_polygon,
 )
+from visavis.engine.video.sheets import on_plane, sheet
 from visavis.engine.video.tooth_rows import ToothRows, part_rows
 
 TOOTH_TO_SKIN = np.array([1.0, 1.19, 1.26])
@@ -42,26 +43,16 @@ TONGUE_WIDTH = 1.15
 TONGUE_BELOW, TONGUE_BEHIND = 0.0035, 0.0135
 """Metres from the line of the lips to the tongue's highest and its foremost point."""
 
-PARTED_PX = 2.5
-"""Pixels between the lips from which on the line below the teeth is looked for."""
-RIM_REACH = 0.07
-"""How far below the opening, of its width, a dark line may go."""
-RIM_DARKER = 0.72
-"""What counts as dark there, over the lip below it."""
-
-HIDDEN = 0.001
-"""Metres of the photo's own teeth that the upper lip leaves free at rest. Below this it hides them in speech: modelled ones go on below, where the
-photo's lower lip covered them."""
-SHOWN_LENGTH = 0.0085
-"""Metres from the upper lip of a mouth that shows its teeth to their biting edges: an incisor's crown is 10 mm, of which a smile shows most."""
-COVERED_LENGTH = 0.004
-"""The least that a lower lip which they reach covers of them."""
+PARTED, WELL_PARTED = 0.0010, 0.0025
+"""Metres between lips from which on a photo that shows no teeth between them begins to tell, and tells, that none reach there: modelled upper ones stay above
+the upper lip's margin, lower ones below the other's. In films of twelve speakers a dark gap that stays where it is, without a row of teeth in it, takes 6 and
+10 % off the error about the lips."""
 UPPER_BEHIND, LOWER_BEHIND = 0.004, 0.006
 """Metres from the line of the lips to the front of the photo's upper and lower teeth."""
 LOWER_DARKEST = 0.85
 """Of the upper row's colour, modelled lower teeth where the photo shows the lip's shade on its own."""
 SINKING = 4.0
-"""How much faster than the jaw the dark of a parted mouth goes down."""
+"""How much faster than the jaw the dark between a photo's rows of teeth goes down."""
 
 
 def _is_tooth(colour: Float64, skin: Float64) -> bool:
@@ -79,24 +70,6 @@ def skin_light(photo: Bytes, fit: Fit, head: FittedHead) -> Float64:
     ]
     px = np.clip(fit.camera.project(marks @ FLIP.T), 0, [photo.shape[1] - 1, photo.shape[0] - 1]).astype(int)
     return np.median(photo[px[:, 1], px[:, 0]].astype(np.float64), 0) / 255
-
-
-def _sheet(
-    turn: Float64,
-    name: str,
-    points: Float64,
-    uv: Float64,
-    triangles: IntArray,
-    texture: Bytes,
-    jaw: Float64,
-    part: str,
-) -> Layer:
-    """A layer of the mouth from points (V, 3) in the head's own axes; `jaw` (4, 3) or (4, V, 3) by JAW_UNITS."""
-    jaw_field = np.broadcast_to(jaw[:, None, :] if jaw.ndim == 2 else jaw, (4, len(points), 3))
-    return Layer(
-        name, "", load_body().part_id(part), (points @ turn.T).astype(np.float32), uv.astype(np.float32), triangles, texture,
-        np.ascontiguousarray(jaw_field, np.float32), np.zeros(len(points), np.float32), np.zeros(3, np.float32),
-    )  # fmt: skip
 
 
 def mouth_layers(
@@ -129,8 +102,10 @@ def mouth_layers(
     lip_y = float(np.median(upper_line[len(upper_line) // 4 : -len(upper_line) // 4, 1]))
     width = float(np.ptp(line[:, 0]))
     now = np.concatenate([surface.vertices[seam.upper], surface.vertices[seam.lower]]) @ turn
-    lower_y = float(np.median((surface.vertices[seam.lower] @ turn)[4:-4, 1]))
-    upper_y = float(np.median((surface.vertices[seam.upper] @ turn)[5:-5, 1]))
+    lower_y, upper_y = (
+        float(np.median((surface.vertices[margin] @ turn)[len(margin) // 4 : -len(margin) // 4, 1]))
+        for margin in (seam.lower, seam.upper)
+    )
     open_by = upper_y - lower_y
 
     enamel = np.clip(light * TOOTH_TO_SKIN, 0.3, 0.92)
@@ -143,13 +118,12 @@ def mouth_layers(
         # this person's own teeth, lighter than seen: the texture shades them once more
         enamel = np.clip(own * OWN_LIGHTER, 0, 0.97)
 
-    # whether the photo's own teeth can be seen in speech
-    shown = own is not None and open_by > 0.003 and lip_y - lower_y > HIDDEN
-    rows = part_rows(*opening[:2]) if opening is not None and shown else None
+    rows = None if opening is None or own is None else part_rows(*opening[:2])
+    told = 0.0 if opening is None or own is not None else _ramp(open_by, PARTED, WELL_PARTED)
     behind_lip = None  # biting edge of lower teeth that the photo shows, in the head's own axes
     if opening is not None and rows is not None and rows.lower_edge is not None:
         at = np.array([opening[2][:, 0].mean(), opening[4] + rows.lower_edge])
-        behind_lip = float((_on_plane(at[None], fit, front - LOWER_BEHIND, turn) @ turn)[0, 1])
+        behind_lip = float((on_plane(at[None], fit, front - LOWER_BEHIND, turn) @ turn)[0, 1])
     layers = []
     # Cavity: a sheet behind everything, nearly black with warm edges.
     half = 0.8 * max(width, float(np.ptp(now[:, 0])))
@@ -166,9 +140,7 @@ def mouth_layers(
         ],
         1,
     )
-    layers.append(
-        _sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "tongue")
-    )
+    layers.append(sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "tongue"))
 
     layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), brightness * tint, jaw_deltas))
     for name, part, jaw in (
@@ -176,25 +148,25 @@ def mouth_layers(
         ("upperTeeth", "upperTeeth", np.zeros((4, 3))),
     ):
         upper = name == "upperTeeth"
+        if upper and own is not None:
+            continue  # the photo's own
         # biting edges: the upper a little below the lips' line at rest, the lower close behind it; a smile that shows the upper row
         # pulls the lower lip down without the jaw, and the lower row stays behind it
-        below = (
-            min(lip_y + 0.0003, lower_y + 0.0028) if own is None else min(lip_y - 0.0045, lower_y - 0.0015)
-        )
-        if rows is not None and behind_lip is not None:
-            below = behind_lip - 0.0003
-        lit = float(np.clip(rows.lower_light, LOWER_DARKEST, 1)) if rows is not None and not upper else 1.0
-        edge = lip_y - 0.0018 if upper else below
-        if upper and own is not None:
-            edge = min(edge, upper_y - SHOWN_LENGTH, lower_y - COVERED_LENGTH)
-        if upper and shown:
-            continue  # the photo's own
+        if upper:
+            edge = lip_y - 0.0018
+            edge += told * max(0.0, upper_y - edge)
+        elif behind_lip is not None:
+            edge = behind_lip - 0.0003
+        elif own is not None:
+            edge = min(lip_y - 0.0045, lower_y - 0.0015)
+        else:
+            edge = min(lip_y + 0.0003, lower_y + 0.0028)
+            edge -= told * max(0.0, edge - lower_y)
+        lit = float(np.clip(rows.lower_light, LOWER_DARKEST, 1)) if rows is not None else 1.0
         points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
         points = points + [centre[0], 0, front - (0.0055 if upper else 0.0085)]
-        # of the person's own colour they are as good as the photo's: the video network is to leave them sharp, as it does what is labelled skin
-        label = "skin" if upper and own is not None else part
         layers.append(
-            _sheet(
+            sheet(
                 turn,
                 name,
                 points,
@@ -202,12 +174,16 @@ def mouth_layers(
                 triangles,
                 _teeth_texture(upper, lit * enamel, brightness * tint, smiling=own is not None),
                 jaw,
-                label,
+                part,
             )
         )
     if opening is not None:
         layers += _photo_teeth(opening, rows, seam, fit, front, turn, jaw_front, SINKING * jaw_mean)
     return layers
+
+
+def _ramp(value: float, start: float, end: float) -> float:
+    return float(np.clip((value - start) / (end - start), 0, 1))
 
 
 def _front(points: Float64, deltas: Float64) -> Float64:
@@ -251,8 +227,8 @@ def teeth_colour(picture: Bytes, inside: npt.NDArray[np.float32]) -> Float64 | N
 def _teeth_texture(upper: bool, enamel: Float64, light: Float64, *, smiling: bool) -> Bytes:
     """RGBA (64, 512): a row of teeth of colour `enamel` (3,) with rounded edges on gums; alpha cuts their silhouette.
 
-    smiling: `enamel` is what a mouth that shows its teeth has, and they are lit as there: in 45 smiling portraits their brightness over that
-    colour is 0.95 from a quarter of the opening downwards, 0.85 above; half way to the corner of the mouth it is still 0.87, at seven tenths 0.6.
+    smiling: `enamel` is what a mouth that shows its teeth has, and they are lit as there: in 45 smiling portraits half way to the corner of the mouth
+    teeth are still 0.87 as bright as in the middle, at seven tenths 0.6.
     """
     widths = np.array([8.6, 6.8, 7.6, 7.0, 6.8, 9.5]) if upper else np.array([5.4, 6.0, 6.9, 7.1, 7.2, 9.5])
     # distance along the arch from the middle, in millimetres: half an ellipse of the sheet above
@@ -279,17 +255,14 @@ def _teeth_texture(upper: bool, enamel: Float64, light: Float64, *, smiling: boo
     alpha = np.clip((tip[None] - along[:, None]) * 40 + 0.5, 0, 1)
     gum_line = 0.30 + 0.10 * np.abs(within) ** 3
     gum = np.clip((gum_line[None] - along[:, None]) * 25 + 0.5, 0, 1)
-    notch = (0.14 if smiling else 0.22) if upper else 0.09
+    notch = 0.22 if upper else 0.09
     gap = 1 - notch * np.exp(-(((1 - np.abs(within)) * widths[tooth] / 0.5) ** 2))
     curve = 1 - (0.10 if smiling else 0.16) * within**2
     # the back lies in the cheeks' shade
     fall = (s / total) ** 2.3 if smiling else (s / total) ** 1.1 * 0.95 - 0.02
     depth = np.clip(1 - fall, 0.08, 1)
     # the lower row stands in the lower lip's shade
-    if upper and smiling:
-        vertical = 0.80 + 0.20 * np.clip((along - 0.28) / 0.25, 0, 1)
-    else:
-        vertical = (0.62 if upper else 0.72) + (0.33 if upper else 0.24) * np.clip((along - 0.25) / 0.6, 0, 1)
+    vertical = (0.62 if upper else 0.72) + (0.33 if upper else 0.24) * np.clip((along - 0.25) / 0.6, 0, 1)
     flesh = np.array([0.55, 0.27, 0.26]) * light
     white = enamel * (gap * curve * depth)[None, :, None] * vertical[:, None, None]
     pink = flesh * depth[None, :, None] * np.ones((64, 1, 1))
@@ -332,48 +305,7 @@ def _tongue(
     alpha = np.linspace(0, 255, 64)[None].repeat(64, 0)
     texture = np.dstack([np.broadcast_to(strip, (64, 64, 3)), alpha]).astype(np.uint8)
     uv = np.stack([np.clip(facing * 64, 0.5, 63.5), np.clip(shade * 64, 0.5, 63.5)], 1)
-    return _sheet(turn, "tongue", points, uv, triangles, texture, TONGUE_JAW * jaw_deltas[:, ids], "tongue")
-
-
-def dark_rim(photo: Bytes, surface: Surface) -> npt.NDArray[np.float32]:
-    """Coverage (H, W) of the dark line that a photo with parted lips has between teeth and lower lip, below the opening of the surface.
-
-    It is shade of the mouth, not skin: carried along on the lip it would edge it in black when the mouth opens.
-    """
-    cover = np.zeros(photo.shape[:2], np.float32)
-    seam = next((s for s in surface.seams if s.name == "mouth"), None)
-    if seam is None:
-        return cover
-    px = surface.uv.astype(np.float64)
-    upper, lower = px[seam.upper], px[seam.lower]
-    order = np.argsort(lower[:, 0])
-    columns = np.arange(int(np.ceil(lower[:, 0].min())), int(lower[:, 0].max()))
-    bottom = np.interp(columns, lower[order, 0], lower[order, 1])
-    order = np.argsort(upper[:, 0])
-    parted = bottom - np.interp(columns, upper[order, 0], upper[order, 1])
-    if len(columns) < 12 or parted.max() < PARTED_PX:
-        return cover
-    reach = max(2, round(RIM_REACH * len(columns)))
-    depth = np.arange(0.0, 2 * reach + 1)
-    rows = np.clip(np.round(bottom[:, None] + depth).astype(int), 0, photo.shape[0] - 1)
-    luma = photo[rows, np.clip(columns, 0, photo.shape[1] - 1)[:, None]].mean(-1)
-    lip = np.median(luma[:, reach:], axis=1)
-    dark = luma[:, : reach + 1] < RIM_DARKER * lip[:, None]
-    # how far down the dark goes without a break, from the margin or a pixel below it
-    below = np.where(dark, depth[: reach + 1] + 1, 0).max(1) * (dark[:, 0] | dark[:, 1])
-    below = below * np.clip(parted / PARTED_PX, 0, 1)
-    # a line goes on: single dark columns are the notches between teeth
-    window = 2 * max(2, len(columns) // 10) + 1
-    runs = np.lib.stride_tricks.sliding_window_view(np.pad(below, window // 2, mode="edge"), window)
-    below = np.minimum(below, np.quantile(runs, 0.3, axis=1))
-    below = cv2.GaussianBlur(below[:, None], (0, 0), 1.0)[:, 0]
-    rim = np.concatenate(
-        [
-            np.stack([columns, bottom - 1.5], 1),
-            np.stack([columns, bottom + np.where(below > 0.5, below, -1.5)], 1)[::-1],
-        ]
-    )
-    return fill_polygon(rim, (photo.shape[0], photo.shape[1]))
+    return sheet(turn, "tongue", points, uv, triangles, texture, TONGUE_JAW * jaw_deltas[:, ids], "tongue")
 
 
 _Opening = tuple[Bytes, npt.NDArray[np.float32], Float64, int, int]
@@ -404,8 +336,8 @@ def _photo_teeth(
     jaw: Float64,
     sinking: Float64,
 ) -> list[Layer]:
-    """What the photo shows between parted lips, as sheets, back to front: what modelled things take the place of as soon as the jaw moves (by `sinking`
-    (4, 3)), the lower teeth on the jaw, by `jaw` (4, 3), and the upper ones on the skull. All of it gives way where no `rows` are told."""
+    """What the photo shows between parted lips, as sheets, back to front: the dark between rows of teeth, whose place modelled things take as soon as the jaw
+    moves (by `sinking` (4, 3)), the lower row on the jaw, by `jaw` (4, 3), and the upper one on the skull, as all of it where no `rows` are told."""
     crop, inside, polygon, x0, y0 = opening
     low, high = polygon.min(0), polygon.max(0)
     size = inside.shape
@@ -415,6 +347,9 @@ def _photo_teeth(
         safe = inside > 0.5
     filled = cv2.inpaint(crop, (~safe).astype(np.uint8), 3, cv2.INPAINT_TELEA)
     keep = cv2.dilate(inside, np.ones((3, 3)))[..., None]
+    if rows is None:
+        # what is left of the lower lip at its edge is not carried into the dark
+        keep = np.minimum(keep, cv2.erode(inside, np.ones((3, 1)), anchor=(0, 0))[..., None])
     colour = np.clip(crop * keep + filled * (1 - keep), 0, 255)
     # towards the upper lip the sheet goes on under it; at the sides and below it fades into the cavity
     reach = max(1.5, 0.05 * float(high[1] - low[1]))
@@ -431,19 +366,21 @@ def _photo_teeth(
     gx, gy = np.meshgrid(np.linspace(x0, x1, nx), np.linspace(y0, y1, ny))
     at = np.stack([gx.ravel(), gy.ravel()], 1)
 
-    def sheet(
+    still = np.zeros((4, 3))
+
+    def piece(
         name: str, share: Float64, moves: Float64, part: str, depth: float, colour: Float64 = colour
     ) -> Layer:
         texture = np.dstack([colour, share * 255]).astype(np.uint8)
-        points = _on_plane(at, fit, front - depth, turn) @ turn
-        return _sheet(turn, name, points, at - [x0, y0], grid_triangles(ny, nx), texture, moves, part)
+        points = on_plane(at, fit, front - depth, turn) @ turn
+        return sheet(turn, name, points, at - [x0, y0], grid_triangles(ny, nx), texture, moves, part)
 
     if rows is None:
-        return [sheet("photoTeeth", alpha, sinking, "upperTeeth", UPPER_BEHIND)]
+        return [piece("photoTeeth", alpha, still, "upperTeeth", UPPER_BEHIND)]
     # what the photo really shows is labelled as skin is: the video network paints over modelled mouths, not over a person's own teeth
-    sheets = [sheet("photoTeeth", alpha * rows.upper, np.zeros((4, 3)), "skin", UPPER_BEHIND)]
+    sheets = [piece("photoTeeth", alpha * rows.upper, still, "skin", UPPER_BEHIND)]
     if rows.lower_edge is not None:
-        sheets.insert(0, sheet("photoLowerTeeth", alpha * rows.lower, jaw, "skin", LOWER_BEHIND))
+        sheets.insert(0, piece("photoLowerTeeth", alpha * rows.lower, jaw, "skin", LOWER_BEHIND))
     # it goes on under the teeth, as dark as beside them, and fades there: nothing shines through where the sheets meet, nor does it show their outline
     # as it sinks
     teeth = np.maximum(rows.upper, rows.lower)
@@ -454,14 +391,5 @@ def _photo_teeth(
     if dark.any():
         filled = cv2.inpaint(colour.astype(np.uint8), (~dark).astype(np.uint8), 2, cv2.INPAINT_TELEA)
         without = np.asarray(filled, np.float64)
-        sheets.insert(0, sheet("photoGap", rest, sinking, "upperTeeth", LOWER_BEHIND, without))
+        sheets.insert(0, piece("photoGap", rest, sinking, "upperTeeth", LOWER_BEHIND, without))
     return sheets
-
-
-def _on_plane(px: Float64, fit: Fit, plane: float, turn: Float64) -> Float64:
-    """Points (n, 3) in the camera's axes that a photo shows at px (n, 2), on the plane z = `plane` of the head's own axes."""
-    camera = fit.camera
-    ray = np.stack(
-        [(px[:, 0] - camera.cx) / camera.focal, -(px[:, 1] - camera.cy) / camera.focal, -np.ones(len(px))], 1
-    )
-    return np.asarray(ray * (plane / (ray @ turn[:, 2]))[:, None])

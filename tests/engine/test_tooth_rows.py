@@ -96,7 +96,7 @@ def test_the_lower_row_of_a_photo_goes_with_the_jaw(demo_photo, avatar):
     np.testing.assert_allclose(
         layers["photoLowerTeeth"].jaw[opens, 0], layers["lowerTeeth"].jaw[opens, 0], atol=1e-6
     )
-    assert not layers["photoTeeth"].jaw.any()
+    assert not layers["photoTeeth"].jaw.any() and not layers["photoTeeth"].units.any()
     order = [layer.name for layer in person.layers]
     assert order.index("lowerTeeth") < order.index("photoLowerTeeth") < order.index("photoTeeth")
     # at rest they are seen as the photo has them
