@@ -35,6 +35,19 @@ def test_round_trip_gives_the_same_picture(avatar, saved):
     assert np.abs(Renderer(again).render(motion).astype(int) - Renderer(avatar).render(motion)).mean() < 0.05
 
 
+def test_a_file_of_before_layers_went_with_the_face_is_read(avatar, saved, tmp_path):
+    from safetensors.numpy import safe_open, save_file
+
+    with safe_open(saved, "numpy") as file:
+        header, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    older = {k: v for k, v in arrays.items() if not (k.startswith("layer") and k.endswith(".units"))}
+    assert len(older) < len(arrays)
+    save_file(older, tmp_path / "older.avatar", header)
+    again = Avatar.load(tmp_path / "older.avatar")
+    assert [layer.name for layer in again.layers] == [layer.name for layer in avatar.layers]
+    Renderer(again).render(zero_motion())
+
+
 def test_saving_leaves_nothing_half_written(avatar, saved, monkeypatch, tmp_path):
     target = tmp_path / "new.avatar"
     monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
