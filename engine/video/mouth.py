@@ -40,6 +40,8 @@ TONGUE_JAW = 0.33
 """How far the tongue's back goes with the jaw. In speech it stays up near the teeth while the jaw falls."""
 TONGUE_WIDTH = 1.15
 """Over the body model's, whose tongue lies at rest."""
+TONGUE_SIDES = 0.45
+"""Share of its half width over which it fades into the dark at its sides."""
 TONGUE_BELOW, TONGUE_BEHIND = 0.0035, 0.0135
 """Metres from the line of the lips to the tongue's highest and its foremost point."""
 
@@ -301,6 +303,9 @@ def _tongue(
     shade = (0.35 + 0.65 * np.clip(normal @ np.array([0.1, 0.75, 0.65]), 0, 1)) * (0.25 + 0.75 * inward)
     # where it turns away from the viewer it fades into the dark behind it
     facing = np.clip(normal[:, 2] / 0.3, 0, 1)
+    # and towards its sides, where the teeth's shade lies on it
+    beside = np.abs(points[:, 0] - middle) / np.abs(points[:, 0] - middle).max()
+    facing = facing * np.clip((1 - beside) / TONGUE_SIDES, 0, 1)
     strip = np.minimum(np.linspace(0, 1, 64)[:, None, None] * TONGUE * light * 255, 255)
     alpha = np.linspace(0, 255, 64)[None].repeat(64, 0)
     texture = np.dstack([np.broadcast_to(strip, (64, 64, 3)), alpha]).astype(np.uint8)
@@ -349,7 +354,7 @@ def _photo_teeth(
     keep = cv2.dilate(inside, np.ones((3, 3)))[..., None]
     if rows is None:
         # what is left of the lower lip at its edge is not carried into the dark
-        keep = np.minimum(keep, cv2.erode(inside, np.ones((3, 1)), anchor=(0, 0))[..., None])
+        keep = np.minimum(keep, cv2.erode(inside, np.ones((2, 1)), anchor=(0, 0))[..., None])
     colour = np.clip(crop * keep + filled * (1 - keep), 0, 255)
     # towards the upper lip the sheet goes on under it; at the sides and below it fades into the cavity
     reach = max(1.5, 0.05 * float(high[1] - low[1]))
