@@ -200,7 +200,8 @@ async def _port(profile: Path, process: asyncio.subprocess.Process) -> int:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_S
     while loop.time() < deadline:
-        with contextlib.suppress(OSError, ValueError):
+        # the file is there before its content is
+        with contextlib.suppress(OSError, ValueError, IndexError):
             return int((profile / "DevToolsActivePort").read_text().split()[0])
         if process.returncode is not None:
             raise BrowserMissing(f"Chromium ended at once with code {process.returncode}")

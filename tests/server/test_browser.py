@@ -14,7 +14,7 @@ from double import SIZE, DoubleEngine, draw
 from serving import run, serving, settled, until
 from test_server_call import bursts
 from uploads import drawn
-from visavis.benchmarks.browser import chromium
+from visavis.benchmarks.browser import _port, chromium
 from visavis.benchmarks.browser_call import lag_ms, record, start_call
 from visavis.benchmarks.latency import (
     face_box,
@@ -328,5 +328,22 @@ def test_a_camera_that_cannot_be_used_is_one_clear_line(flags, words):
             await press(page, "Escape", 27)
             await page.wait_for("!document.getElementById('recorder').open")
             assert [line for line in page.console if line.startswith(("exception", "error"))] == []
+
+    run(go())
+
+
+def test_the_browsers_port_is_awaited_while_its_file_is_still_empty(tmp_path):
+    async def go():
+        process = await asyncio.create_subprocess_exec("sleep", "20")
+        try:
+            (tmp_path / "DevToolsActivePort").write_text("")
+            port = asyncio.create_task(_port(tmp_path, process))
+            await asyncio.sleep(0.2)
+            assert not port.done()
+            (tmp_path / "DevToolsActivePort").write_text("9222\n/devtools/browser/x\n")
+            assert await asyncio.wait_for(port, 5) == 9222
+        finally:
+            process.kill()
+            await process.wait()
 
     run(go())
