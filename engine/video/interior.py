@@ -56,6 +56,11 @@ def fill_polygon(polygon: Float64, shape: tuple[int, int]) -> npt.NDArray[np.flo
     return np.asarray(small, np.float32) / np.float32(255)
 
 
+def runs(values: Float64, window: int) -> Float64:
+    """The odd `window` of values about each (n,), as (n, window); the ends go on as they are."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, window // 2, mode="edge"), window)
+
+
 def eye_layer(
     side: str, photo: Bytes, surface: Surface, head: FittedHead, fit: Fit, landmarks: FloatArray
 ) -> Layer | None:

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from visavis.engine.body.fit import Fit, Float64
 from visavis.engine.body.model import rotation_matrix
-from visavis.engine.body.surface import Surface
+from visavis.engine.body.surface import Seam, Surface
 from visavis.engine.body.triangulate import grid_triangles
-from visavis.engine.video.interior import Bytes, Layer, fill_polygon
-from visavis.engine.video.sheets import giving_way, lips_at, sheet
+from visavis.engine.video.interior import Bytes, Layer, fill_polygon, runs
+from visavis.engine.video.sheets import lips_at, sheet
 
 PARTED_PX = 2.5
 """Pixels between the lips from which on the line below the teeth is looked for."""
@@ -47,19 +47,14 @@ def dark_rim(photo: Bytes, surface: Surface) -> npt.NDArray[np.float32]:
     seam = next((s for s in surface.seams if s.name == "mouth"), None)
     if seam is None:
         return cover
-    px = surface.uv.astype(np.float64)
-    upper, lower = px[seam.upper], px[seam.lower]
-    order = np.argsort(lower[:, 0])
-    columns = np.arange(int(np.ceil(lower[:, 0].min())), int(lower[:, 0].max()))
-    bottom = np.interp(columns, lower[order, 0], lower[order, 1])
-    order = np.argsort(upper[:, 0])
-    parted = bottom - np.interp(columns, upper[order, 0], upper[order, 1])
+    columns, top, bottom = _margins(surface, seam)
+    parted = bottom - top
     if len(columns) < 12 or parted.max() < PARTED_PX:
         return cover
     reach = max(2, round(RIM_REACH * len(columns)))
     depth = np.arange(0.0, 2 * reach + 1)
     rows = np.clip(np.round(bottom[:, None] + depth).astype(int), 0, photo.shape[0] - 1)
-    luma = photo[rows, np.clip(columns, 0, photo.shape[1] - 1)[:, None]].mean(-1)
+    luma = photo[rows, np.clip(columns.astype(int), 0, photo.shape[1] - 1)[:, None]].mean(-1)
     lip = np.median(luma[:, reach:], axis=1)
     dark = luma[:, : reach + 1] < RIM_DARKER * lip[:, None]
     # how far down the dark goes without a break, from the margin or a pixel below it
@@ -67,8 +62,7 @@ def dark_rim(photo: Bytes, surface: Surface) -> npt.NDArray[np.float32]:
     below = below * np.clip(parted / PARTED_PX, 0, 1)
     # a line goes on: single dark columns are the notches between teeth
     window = 2 * max(2, len(columns) // 10) + 1
-    runs = np.lib.stride_tricks.sliding_window_view(np.pad(below, window // 2, mode="edge"), window)
-    below = np.minimum(below, np.quantile(runs, 0.3, axis=1))
+    below = np.minimum(below, np.quantile(runs(below, window), 0.3, axis=1))
     below = cv2.GaussianBlur(below[:, None], (0, 0), 1.0)[:, 0]
     rim = np.concatenate(
         [
@@ -77,6 +71,14 @@ def dark_rim(photo: Bytes, surface: Surface) -> npt.NDArray[np.float32]:
         ]
     )
     return fill_polygon(rim, (photo.shape[0], photo.shape[1]))
+
+
+def _margins(surface: Surface, seam: Seam) -> tuple[Float64, Float64, Float64]:
+    """The photo's columns (n,) between the corners of the mouth, and the rows (n,) of the upper and of the lower lip's margin there."""
+    px = surface.uv.astype(np.float64)
+    upper, lower = (px[margin][np.argsort(px[margin][:, 0])] for margin in (seam.upper, seam.lower))
+    columns = np.arange(np.ceil(lower[0, 0]), int(lower[-1, 0]))
+    return columns, np.interp(columns, *upper.T), np.interp(columns, *lower.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +98,17 @@ def contact_line(photo: Bytes, surface: Surface) -> Contact | None:
     seam = next((s for s in surface.seams if s.name == "mouth"), None)
     if seam is None:
         return None
-    px = surface.uv.astype(np.float64)
-    upper, lower = (px[margin][np.argsort(px[margin][:, 0])] for margin in (seam.upper, seam.lower))
-    columns = np.arange(int(np.ceil(lower[:, 0].min())) + 1, int(lower[:, 0].max()) - 1)
-    if len(columns) < 24:
-        return None
-    above = np.interp(columns, upper[:, 0], upper[:, 1])
-    below = np.interp(columns, lower[:, 0], lower[:, 1])
-    if (below - above).max() >= PARTED_PX:
+    # within the corners themselves there is no lip beside the line
+    columns, above, below = (values[1:-1] for values in _margins(surface, seam))
+    if len(columns) < 24 or (below - above).max() >= PARTED_PX:
         return None
     reach = max(2, round(CONTACT_REACH * len(columns)))
     depth = np.arange(-2 * reach, 2 * reach + 1)
     rows = np.round((above + below)[:, None] / 2 + depth).astype(int)
-    inside = np.clip(rows, 0, photo.shape[0] - 1), np.clip(columns, 0, photo.shape[1] - 1)[:, None]
+    inside = (
+        np.clip(rows, 0, photo.shape[0] - 1),
+        np.clip(columns.astype(int), 0, photo.shape[1] - 1)[:, None],
+    )
     luma = cv2.blur(photo[inside].astype(np.float32).mean(-1), (1, 3))
     near = np.abs(depth) <= reach
     at = np.where(near, luma, np.inf).argmin(1)
@@ -129,11 +129,11 @@ def contact_line(photo: Bytes, surface: Surface) -> Contact | None:
         )
     if seen.mean() < 0.3:
         return None
-    return _smooth_line(photo, columns.astype(np.float64), (above + below) / 2, depth, first, at, last, seen)
+    return _smooth_line(photo.shape[:2], columns, (above + below) / 2, depth, first, at, last, seen)
 
 
 def _smooth_line(
-    photo: Bytes,
+    shape: tuple[int, int],
     columns: Float64,
     seam_row: Float64,
     depth: npt.NDArray[np.intp],
@@ -145,8 +145,8 @@ def _smooth_line(
     window = 2 * max(2, len(columns) // 12) + 1
 
     def smooth(values: Float64) -> Float64:
-        runs = np.lib.stride_tricks.sliding_window_view(np.pad(values, window // 2, mode="edge"), window)
-        return np.asarray(cv2.GaussianBlur(np.median(runs, axis=1)[:, None], (0, 0), len(columns) / 40)[:, 0])
+        middle = np.median(runs(values, window), axis=1)
+        return np.asarray(cv2.GaussianBlur(middle[:, None], (0, 0), len(columns) / 40)[:, 0])
 
     # from the seam, so that both margins lie in it
     darkest = smooth(seam_row + np.where(seen, depth[at], 0))
@@ -156,7 +156,7 @@ def _smooth_line(
     share = smooth(seen.astype(np.float64)) * np.clip(ends, 0, 1)
     top, bottom = seam_row + (top - seam_row) * share, seam_row + (bottom - seam_row) * share
     outline = np.concatenate([np.stack([columns, top], 1), np.stack([columns, bottom], 1)[::-1]])
-    cover = cv2.GaussianBlur(fill_polygon(outline, (photo.shape[0], photo.shape[1])), (0, 0), 0.6)
+    cover = cv2.GaussianBlur(fill_polygon(outline, shape), (0, 0), 0.6)
     return Contact(np.asarray(cover, np.float32), columns, darkest, top, bottom)
 
 
@@ -193,8 +193,9 @@ def contact_layer(photo: Bytes, surface: Surface, fit: Fit, contact: Contact) ->
     points = np.stack(
         [(gx.ravel() - camera.cx) / camera.focal * -z, -(gy.ravel() - camera.cy) / camera.focal * -z, z], 1
     )
-    upper, _ = lips_at(surface, seam, gx.ravel())
-    moves = upper + giving_way(surface, seam, gx.ravel(), turn[:, 1], CONTACT_FALL)
+    upper, lower = lips_at(surface, seam, gx.ravel())
+    up = turn[:, 1]
+    moves = upper - CONTACT_FALL * ((upper - lower) @ up)[..., None] * up
     uv = np.stack([gx.ravel() - x0, gy.ravel() - y0], 1)
     return sheet(
         turn, "lipLine", points @ turn, uv, grid_triangles(ny, nx), texture, np.zeros((4, 3)), "lips", moves

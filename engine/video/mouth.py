@@ -58,8 +58,7 @@ SINKING = 4.0
 
 
 def _is_tooth(colour: Float64, skin: Float64) -> bool:
-    """Is the colour of what parted lips show that of teeth: bright, and less red than the skin? The dark between the lips is not kept: it
-    would stand where teeth appear as soon as the mouth opens further."""
+    """Is the colour of what parted lips show that of teeth: bright, and less red than the skin?"""
     less_red = colour[0] / max(colour[1], 0.01) < 0.92 * skin[0] / max(skin[1], 0.01)
     return bool(less_red and colour.mean() > 0.75 * skin.mean())
 
@@ -145,11 +144,8 @@ def mouth_layers(
     layers.append(sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "tongue"))
 
     layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), brightness * tint, jaw_deltas))
-    for name, part, jaw in (
-        ("lowerTeeth", "lowerTeeth", jaw_front),
-        ("upperTeeth", "upperTeeth", np.zeros((4, 3))),
-    ):
-        upper = name == "upperTeeth"
+    for part, jaw in (("lowerTeeth", jaw_front), ("upperTeeth", np.zeros((4, 3)))):
+        upper = part == "upperTeeth"
         if upper and own is not None:
             continue  # the photo's own
         # biting edges: the upper a little below the lips' line at rest, the lower close behind it; a smile that shows the upper row
@@ -170,7 +166,7 @@ def mouth_layers(
         layers.append(
             sheet(
                 turn,
-                name,
+                part,
                 points,
                 uv,
                 triangles,

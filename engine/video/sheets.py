@@ -51,12 +51,3 @@ def lips_at(surface: Surface, seam: Seam, x: Float64) -> tuple[Float64, Float64]
         return np.asarray(moved[:, right - 1] * (1 - share) + moved[:, right] * share)
 
     return along(seam.upper), along(seam.lower)
-
-
-def giving_way(surface: Surface, seam: Seam, x: Float64, up: Float64, times: float) -> Float64:
-    """Displacements (52, n, 3) by the face's units of what goes down by `times` as much as the lips part at the photo's columns x (n,).
-
-    up (3,): the head's own, in world axes.
-    """
-    upper, lower = lips_at(surface, seam, x)
-    return np.asarray(-times * ((upper - lower) @ up)[..., None] * up)

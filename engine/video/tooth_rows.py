@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from visavis.engine.body.fit import Float64
+from visavis.engine.video.interior import Bytes, runs
 
-Bytes = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 ACROSS = 480
 """Pixels to which a mouth's width is drawn finer: a gap between rows is a pixel or two of a photo."""
@@ -109,8 +109,8 @@ def _level(luma: Field, cover: npt.NDArray[np.bool_]) -> Float64:
     )
     columns = np.where(np.isnan(columns), np.nanmedian(columns), columns)
     window = max(3, len(columns) // 8) | 1
-    runs = np.lib.stride_tricks.sliding_window_view(np.pad(columns, window // 2, mode="edge"), window)
-    level = cv2.GaussianBlur(np.quantile(runs, 0.7, axis=1)[:, None], (0, 0), window / 3)[:, 0]
+    usual = np.quantile(runs(columns, window), 0.7, axis=1)
+    level = cv2.GaussianBlur(usual[:, None], (0, 0), window / 3)[:, 0]
     return np.maximum(level, 1e-3)
 
 
