@@ -39,7 +39,13 @@ _FORMATS = (
     "TGA",
     "JPEG2000",
     "QOI",
+    "HEIF",
 )
+
+try:  # what telephones save; its wheels are not made for every machine
+    import pi_heif
+except ImportError:
+    pi_heif = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +76,8 @@ def load_photo(source: Path | str | bytes, max_pixels: int = 40_000_000) -> Phot
             raise PhotoError(f"{name} has far more than {max_pixels} pixels", "too_large") from None
         except Exception:
             raise PhotoError(
-                f"{name} is not a picture that can be read: use a JPEG, PNG or WebP file", "not_a_picture"
+                f"{name} is not a picture that can be read: use a JPEG, PNG, WebP or HEIC file",
+                "not_a_picture",
             ) from None
         width, height = image.size
         if width * height > max_pixels or max(width, height) > MAX_SIDE:
@@ -82,7 +89,8 @@ def load_photo(source: Path | str | bytes, max_pixels: int = 40_000_000) -> Phot
         try:
             rgb, alpha = _decode(image)
         except Exception as error:  # decoders raise nearly anything on damaged files
-            raise PhotoError(f"{name} is damaged or cut short: {error}", "not_a_picture") from None
+            reason = " ".join(str(error).split())
+            raise PhotoError(f"{name} is damaged or cut short: {reason}", "not_a_picture") from None
     return Photo(rgb, alpha, hashlib.sha256(data).hexdigest())
 
 
@@ -96,6 +104,8 @@ def as_png(picture: npt.NDArray[np.uint8]) -> bytes:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    if pi_heif is not None:
+        pi_heif.register_heif_opener(thumbnails=False)
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 

@@ -1,6 +1,6 @@
 // Adding a person: a photo or a film, chosen, dropped or recorded; with consent, to the server.
 
-import { Problem, api } from "/call.js";
+import { Problem, sendForm } from "/call.js";
 import { FilmRecorder, cameraObstacle } from "/record.js";
 
 const $ = (id) => document.getElementById(id);
@@ -8,9 +8,10 @@ const CONSENT = "Stated on the web page by who added the photo or film: it shows
 const MIB = 1 << 20;
 
 export const isFilm = (file) => file.type.startsWith("video/") || /\.(mp4|mov|m4v|mkv|webm|avi|mpe?g|ts|3gp)$/i.test(file.name);
-export const isPicture = (file) => file.type.startsWith("image/");
+export const isPicture = (file) => file.type.startsWith("image/") || /\.(hei[cf]|avif)$/i.test(file.name); // of which some systems know no type
 
-/** The field #photo, the button #record and the dialog #consent. Events "sending" {kind}; "person" {person}: the
+/** The field #photo, the button #record and the dialog #consent. Events "sending" {kind, share}: so much of
+ *  it has gone out; "person" {person}: the
  *  server prepares one; "problem" {message}. */
 export class Adding extends EventTarget {
   #dialog = $("consent");
@@ -75,22 +76,23 @@ export class Adding extends EventTarget {
       element.removeAttribute("src");
       element.hidden = element !== shown;
     }
-    video.onerror = () => { video.hidden = true; }; // a kind that this browser does not play
+    shown.onerror = () => { shown.hidden = true; }; // a kind that this browser does not show
     shown.src = URL.createObjectURL(this.#file);
   }
 
   async #send() {
-    const film = isFilm(this.#file);
+    const film = isFilm(this.#file), kind = film ? "film" : "photo";
     const form = new FormData();
     form.append("consent", CONSENT);
     form.append("name", $("consent-name").value.trim() || $("consent-name").placeholder);
     if (!$("face-row").hidden) form.append("face", $("consent-face").value);
     if (!$("learn-row").hidden && $("consent-learn").checked) form.append("learn", "true");
-    form.append(film ? "film" : "photo", this.#file);
+    form.append(kind, this.#file);
     this.#tell("");
-    this.#emit("sending", { kind: film ? "film" : "photo" });
+    const sent = (share) => this.#emit("sending", { kind, share });
+    sent(0);
     try {
-      this.#emit("person", { person: await api("/v1/avatars", { method: "POST", body: form }) });
+      this.#emit("person", { person: await sendForm("/v1/avatars", form, sent) });
     } catch (error) {
       if (!(error instanceof Problem)) console.error(error);
       this.#tell(error instanceof Problem ? error.message : "The file could not be sent. Choose it again.");

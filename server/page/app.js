@@ -188,7 +188,7 @@ adding.addEventListener("problem", ({ detail }) => {
 adding.addEventListener("sending", ({ detail }) => {
   if (call) return;
   still.hidden = true;
-  show("loading", `Sending the ${detail.kind}`);
+  show("loading", `Sending the ${detail.kind}`, detail.share);
 });
 adding.addEventListener("person", ({ detail }) => {
   addPerson(detail.person);

@@ -27,23 +27,43 @@ export function access() {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
+const SILENT = "The server does not answer. Is it still running?";
+
+/** What a refusal says, in the server's own words where it has any. `body`: its answer, as text. */
+function refusal(status, body) {
+  let error = { code: "http", message: `The server answered ${status}.` };
+  try {
+    error = JSON.parse(body).error ?? error;
+  } catch { /* not ours: a proxy's page */ }
+  return Object.assign(new Problem(error.message), { code: error.code, status });
+}
+
 /** fetch, with the server's own words where it refuses. */
 export async function api(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers: { ...access(), ...options.headers } });
   } catch {
-    throw new Problem("The server does not answer. Is it still running?");
+    throw new Problem(SILENT);
   }
-  if (response.ok) return response.status === 204 ? null : response.json();
-  let error = { code: "http", message: `The server answered ${response.status}.` };
-  try {
-    error = (await response.json()).error ?? error;
-  } catch { /* not ours: a proxy's page */ }
-  const problem = new Problem(error.message);
-  problem.code = error.code;
-  problem.status = response.status;
-  throw problem;
+  if (!response.ok) throw refusal(response.status, await response.text().catch(() => ""));
+  return response.status === 204 ? null : response.json();
+}
+
+/** POST a form as `api` does; `progress` is told the share (0 to 1) that has gone out, which fetch cannot tell. */
+export function sendForm(path, form, progress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    for (const [name, value] of Object.entries(access())) request.setRequestHeader(name, value);
+    request.upload.onprogress = ({ loaded, total }) => progress(total ? loaded / total : 0);
+    request.onerror = () => reject(new Problem(SILENT));
+    request.onload = () => {
+      if (request.status < 200 || request.status > 299) reject(refusal(request.status, request.responseText));
+      else resolve(JSON.parse(request.responseText));
+    };
+    request.send(form);
+  });
 }
 
 /** What stands in the way of a call in this browser, or null. */

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heif import heic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import ASTRONAUT, astronaut
@@ -154,6 +155,21 @@ def test_bombs_are_refused_undecoded(width: int, height: int) -> None:
     assert "40000000" in str(caught.value)
 
 
+@pytest.mark.parametrize("turned", range(4))
+def test_a_photo_of_a_telephone_is_read_upright(turned: int) -> None:
+    picture = np.kron(corners(), np.ones((4, 4, 1), np.uint8))
+    read = load_photo(heic(picture, turned=turned)).rgb.astype(int)
+    expected = np.rot90(picture, turned)
+    assert read.shape == expected.shape
+    assert np.abs(read - expected).mean() < 8 and np.abs(read[::95, ::95] - expected[::95, ::95]).max() < 30
+
+
+def test_a_photo_of_a_telephone_that_says_to_be_huge_is_refused() -> None:
+    with pytest.raises(PhotoError) as caught:
+        load_photo(heic(np.kron(corners(), np.ones((4, 4, 1), np.uint8)), stated=(30_000, 20_000)))
+    assert caught.value.code in ("too_large", "not_a_picture")
+
+
 def test_limit_is_the_callers() -> None:
     data = encoded(Image.fromarray(corners()))
     assert load_photo(data, max_pixels=24 * 40).rgb.shape == (24, 40, 3)
@@ -171,8 +187,9 @@ def test_limit_is_the_callers() -> None:
         encoded(Image.fromarray(corners()))[:70],
         encoded(Image.fromarray(astronaut()), "JPEG")[:9000],
         png(64, 64),
+        heic(astronaut())[:4000],
     ],
-    ids=["empty", "text", "eps", "webp", "cut png", "cut jpeg", "short body"],
+    ids=["empty", "text", "eps", "webp", "cut png", "cut jpeg", "short body", "cut heic"],
 )
 def test_broken_files(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
@@ -202,7 +219,7 @@ def test_random_bytes(data: bytes) -> None:
 SAMPLES = [
     encoded(Image.fromarray(corners()), kind)
     for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "TGA")
-]
+] + [heic(np.kron(corners(), np.ones((4, 4, 1), np.uint8)))]
 
 
 @settings(max_examples=250, deadline=None)

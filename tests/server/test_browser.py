@@ -270,6 +270,32 @@ def test_a_film_is_added_on_the_page_as_a_photo_is(tmp_path):
     run(go())
 
 
+def test_the_page_tells_how_much_of_a_film_has_been_sent(tmp_path):
+    (tmp_path / "me.mp4").write_bytes(drawn(30) + bytes(400_000))
+
+    async def go():
+        async with serving(DoubleEngine(enroll_s=0.5)) as api, chromium() as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled", 20)
+            await page.send("Network.enable")
+            slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
+            await page.send("Network.emulateNetworkConditions", **slow)
+            await page.evaluate(
+                "window.shares = []; const bar = document.getElementById('veil-progress');"
+                "new MutationObserver(() => { if (!bar.hidden && document.getElementById('veil-text').textContent === 'Sending the film') "
+                "shares.push(bar.value); }).observe(bar, { attributes: true })"
+            )
+            await choose_file(page, tmp_path / "me.mp4")
+            await page.wait_for("document.getElementById('consent').open")
+            await agree(page)
+            shares = await page.evaluate("shares")
+            assert shares[0] == 0 and shares == sorted(shares) and shares[-1] <= 1
+            assert any(0.2 < share < 0.9 for share in shares), "on the way, too"
+            assert [line for line in page.console if line.startswith(("exception", "error"))] == []
+
+    run(go())
+
+
 CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 
 
