@@ -26,7 +26,7 @@ def smooth_margins(surface: Surface, camera: Camera, *, name: str = "mouth", rou
     margin's own vertices, skinning weights and canonical coordinates the straight line. At rest each new vertex projects to its own pixel, as all do.
     """
     for _ in range(rounds):
-        seam = next((s for s in surface.seams if s.name == name), None)
+        seam = surface.seam(name)
         if seam is None:
             return surface
         surface = _halved(surface, seam, camera)

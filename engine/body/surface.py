@@ -84,6 +84,10 @@ class Surface:
     residual_px: float
     face_of: IntArray  # body vertex of each face vertex (first F vertices)
 
+    def seam(self, name: str) -> Seam | None:
+        """The seam called `name` ("mouth", "eyeLeft", "eyeRight"); None where the photo's surface has no such opening."""
+        return next((seam for seam in self.seams if seam.name == name), None)
+
 
 def face_triangles(body: BodyModel) -> IntArray:
     """Skin triangles inside MediaPipe's face oval seen from the front, slightly widened: (n, 3) body vertex indices."""

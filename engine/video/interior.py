@@ -65,7 +65,7 @@ def eye_layer(
     side: str, photo: Bytes, surface: Surface, head: FittedHead, fit: Fit, landmarks: FloatArray
 ) -> Layer | None:
     """The eyeball of one side, or None when its opening is not on the surface."""
-    seam = next((s for s in surface.seams if s.name == f"eye{side}"), None)
+    seam = surface.seam(f"eye{side}")
     if seam is None:
         return None
     body = load_body()

@@ -44,7 +44,7 @@ def dark_rim(photo: Bytes, surface: Surface) -> npt.NDArray[np.float32]:
     It is shade of the mouth, not skin: carried along on the lip it would edge it in black when the mouth opens.
     """
     cover = np.zeros(photo.shape[:2], np.float32)
-    seam = next((s for s in surface.seams if s.name == "mouth"), None)
+    seam = surface.seam("mouth")
     if seam is None:
         return cover
     columns, top, bottom = _margins(surface, seam)
@@ -95,7 +95,7 @@ class Contact:
 
 def contact_line(photo: Bytes, surface: Surface) -> Contact | None:
     """Find it; None where the lips are parted, or where there is no line (in soft light there may be none)."""
-    seam = next((s for s in surface.seams if s.name == "mouth"), None)
+    seam = surface.seam("mouth")
     if seam is None:
         return None
     # within the corners themselves there is no lip beside the line
@@ -162,7 +162,8 @@ def _smooth_line(
 
 def contact_layer(photo: Bytes, surface: Surface, fit: Fit, contact: Contact) -> Layer:
     """The line as a sheet just behind the lips. It goes with the upper one while they touch, and sinks behind the lower one as they part."""
-    seam = next(s for s in surface.seams if s.name == "mouth")
+    seam = surface.seam("mouth")
+    assert seam is not None  # where there are no lips no line was found between them
     turn = rotation_matrix(fit.rotation)
     columns = contact.columns
     x0, x1 = int(columns[0]) - 3, int(columns[-1]) + 4

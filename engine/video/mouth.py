@@ -6,6 +6,8 @@ with the skull.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,9 @@ from visavis.engine.video.interior import (
 )
 from visavis.engine.video.sheets import on_plane, sheet
 from visavis.engine.video.tooth_rows import ToothRows, part_rows
+
+Field = npt.NDArray[np.float32]
+_Opening = tuple[Bytes, Field, Float64, int, int]
 
 TOOTH_TO_SKIN = np.array([1.0, 1.19, 1.26])
 """Colour of front teeth over that of the cheeks. In smiling portraits it is 1.01, 1.27, 1.34 (46 of them). In films of twelve speakers a row modelled by 0.98, 1.22, 1.32
@@ -45,6 +50,8 @@ TONGUE_SIDES = 0.45
 TONGUE_BELOW, TONGUE_BEHIND = 0.0035, 0.0135
 """Metres from the line of the lips to the tongue's highest and its foremost point."""
 
+SHUT = 0.0008
+"""Metres between lips up to which a photo shows nothing between them."""
 PARTED, WELL_PARTED = 0.0010, 0.0025
 """Metres between lips from which on a photo that shows no teeth between them begins to tell, and tells, that none reach there: modelled upper ones stay above
 the upper lip's margin, lower ones below the other's. In films of twelve speakers a dark gap that stays where it is, without a row of teeth in it, takes 6 and
@@ -57,10 +64,25 @@ SINKING = 4.0
 """How much faster than the jaw the dark between a photo's rows of teeth goes down."""
 
 
-def _is_tooth(colour: Float64, skin: Float64) -> bool:
-    """Is the colour of what parted lips show that of teeth: bright, and less red than the skin?"""
-    less_red = colour[0] / max(colour[1], 0.01) < 0.92 * skin[0] / max(skin[1], 0.01)
-    return bool(less_red and colour.mean() > 0.75 * skin.mean())
+def _is_tooth(colour: Float64, skin: Float64, lips: Float64) -> bool:
+    """Is the colour of what parted lips show that of teeth: bright, and less red than the skin or at least than the lips?
+
+    In 276 of 310 portraits with parted lips it is less red than the cheeks. Coloured light and rouge hide that in another 17, whose teeth differ from their
+    lips as those of the others do: at most 0.91 as red; what is taken for an opening where lips are shut, 0.93 and above.
+    """
+    red, red_skin, red_lips = (float(c[0] / max(c[1], 0.01)) for c in (colour, skin, lips))
+    beside_skin = red < 0.92 * red_skin and colour.mean() > 0.75 * skin.mean()
+    beside_lips = red < 0.92 * red_lips and colour.mean() > 0.93 * lips.mean()
+    return bool(beside_skin or beside_lips)
+
+
+def _lips_colour(picture: Bytes, inside: Field) -> Float64:
+    """Median colour (3,) in 0..1 of the lips about the opening `inside` (h, w) of a picture (h, w, 3)."""
+    opening = (inside > 0.5).astype(np.uint8)
+    reach = max(2, round(0.06 * picture.shape[1]))
+    near = cv2.dilate(opening, np.ones((3, 2 * (2 * reach // 3) + 1)))
+    lips = (cv2.dilate(opening, np.ones((2 * reach + 1, 2 * reach + 1))) > 0) & (near == 0)
+    return np.asarray(np.median(picture[lips].astype(np.float64), 0) / 255)
 
 
 def skin_light(photo: Bytes, fit: Fit, head: FittedHead) -> Float64:
@@ -73,111 +95,150 @@ def skin_light(photo: Bytes, fit: Fit, head: FittedHead) -> Float64:
     return np.median(photo[px[:, 1], px[:, 0]].astype(np.float64), 0) / 255
 
 
-def mouth_layers(
-    photo: Bytes, surface: Surface, head: FittedHead, fit: Fit, rim: npt.NDArray[np.float32]
-) -> list[Layer]:
+@dataclass(frozen=True)
+class _Lips:
+    """Where lips are, in the head's own axes (metres): the line on which they meet at rest, its foremost point, middle and width, and how high
+    each margin is in the photo, which may show them parted; `wide`: the photo's mouth."""
+
+    front: float
+    middle: float
+    width: float
+    rest_y: float
+    upper_y: float
+    lower_y: float
+    wide: float
+
+    @classmethod
+    def of(cls, surface: Surface, seam: Seam, turn: Float64) -> _Lips:
+        """`turn` (3, 3): the head's axes in the world."""
+        motion = np.tensordot(surface.rest_motion.astype(np.float64), surface.units, 1)
+        rest = (surface.vertices.astype(np.float64) + motion) @ turn
+        now = surface.vertices @ turn
+        line = np.concatenate([rest[seam.upper], rest[seam.lower]])
+        both = np.concatenate([now[seam.upper], now[seam.lower]])
+
+        def height(margin: Float64) -> float:
+            return float(np.median(margin[len(margin) // 4 : -len(margin) // 4, 1]))
+
+        return cls(
+            float(line[:, 2].max()), float(line[:, 0].mean()), float(np.ptp(line[:, 0])), height(rest[seam.upper]),
+            height(now[seam.upper]), height(now[seam.lower]), float(np.ptp(both[:, 0])),
+        )  # fmt: skip
+
+    @property
+    def parted(self) -> float:
+        """How far the photo's lips are apart."""
+        return self.upper_y - self.lower_y
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What a photo shows between parted lips: the piece of it, the colour of its teeth (3,), their rows and the biting edge of its lower ones in the
+    head's own axes; None for what it does not show. `empty`: how surely it shows that no upper teeth reach between the lips, 0..1."""
+
+    opening: _Opening | None = None
+    teeth: Float64 | None = None
+    rows: ToothRows | None = None
+    lower_edge: float | None = None
+    empty: float = 0.0
+
+    @classmethod
+    def by(
+        cls,
+        photo: Bytes,
+        surface: Surface,
+        seam: Seam,
+        rim: Field,
+        lips: _Lips,
+        fit: Fit,
+        turn: Float64,
+        light: Float64,
+    ) -> _Shown:
+        """`light` (3,): `skin_light`."""
+        if lips.parted <= SHUT:
+            return cls()
+        opening = _opening(photo, surface, seam, rim)
+        teeth = teeth_colour(*opening[:2])
+        if teeth is None or not _is_tooth(teeth, light, _lips_colour(*opening[:2])):
+            return cls(opening, empty=_ramp(lips.parted, PARTED, WELL_PARTED))
+        rows = part_rows(*opening[:2])
+        edge = None
+        if rows.lower_edge is not None:
+            at = np.array([opening[2][:, 0].mean(), opening[4] + rows.lower_edge])
+            edge = float((on_plane(at[None], fit, lips.front - LOWER_BEHIND, turn) @ turn)[0, 1])
+        return cls(opening, teeth, rows, edge)
+
+
+def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit, rim: Field) -> list[Layer]:
     """Cavity, tongue, lower teeth, upper teeth and the photo's own teeth, back to front; empty when the mouth is not on the surface. `rim` (H, W): the
     photo's `dark_rim`."""
-    seam = next((s for s in surface.seams if s.name == "mouth"), None)
+    seam = surface.seam("mouth")
     if seam is None:
         return []
-    body = load_body()
     turn = rotation_matrix(fit.rotation)
     light = skin_light(photo, fit, head)
-    brightness = float(np.clip(light.max() * 1.08, 0.25, 1.0))
     tint = light / light.max()
-    tint = 0.6 + 0.4 * tint / tint.mean()
-    jaw_deltas = np.stack([head.units[ARKIT.index(name)] for name in JAW_UNITS])
-    lower_ids = body.part_vertices("lowerTeeth")
-    jaw_mean = jaw_deltas[:, lower_ids].mean(1)  # (4, 3)
-    jaw_front = _front(head.vertices[lower_ids] @ turn, jaw_deltas[:, lower_ids])
+    inner_light = float(np.clip(light.max() * 1.08, 0.25, 1.0)) * (0.6 + 0.4 * tint / tint.mean())
+    jaw = np.stack([head.units[ARKIT.index(name)] for name in JAW_UNITS])
+    lower_ids = load_body().part_vertices("lowerTeeth")
+    jaw_front = _front(head.vertices[lower_ids] @ turn, jaw[:, lower_ids])
 
-    # The lips' line at rest, in the head's own axes.
-    rest = surface.vertices.astype(np.float64) + np.tensordot(
-        surface.rest_motion.astype(np.float64), surface.units, 1
-    )
-    line = np.concatenate([rest[seam.upper], rest[seam.lower]]) @ turn
-    front = float(line[:, 2].max())
-    centre = np.array([line[:, 0].mean(), 0, 0])
-    upper_line = rest[seam.upper] @ turn
-    lip_y = float(np.median(upper_line[len(upper_line) // 4 : -len(upper_line) // 4, 1]))
-    width = float(np.ptp(line[:, 0]))
-    now = np.concatenate([surface.vertices[seam.upper], surface.vertices[seam.lower]]) @ turn
-    lower_y, upper_y = (
-        float(np.median((surface.vertices[margin] @ turn)[len(margin) // 4 : -len(margin) // 4, 1]))
-        for margin in (seam.lower, seam.upper)
-    )
-    open_by = upper_y - lower_y
+    lips = _Lips.of(surface, seam, turn)
+    shown = _Shown.by(photo, surface, seam, rim, lips, fit, turn, light)
+    layers = [_cavity(lips, light, turn), _tongue(head, turn, lips, inner_light, jaw)]
+    layers.append(_teeth(False, lips, shown, light, inner_light, jaw_front, turn))
+    if shown.teeth is None:  # otherwise the photo's own
+        layers.append(_teeth(True, lips, shown, light, inner_light, np.zeros((4, 3)), turn))
+    if shown.opening is not None:
+        sinking = SINKING * jaw[:, lower_ids].mean(1)
+        layers += _photo_teeth(shown.opening, shown.rows, seam, fit, lips.front, turn, jaw_front, sinking)
+    return layers
 
-    enamel = np.clip(light * TOOTH_TO_SKIN, 0.3, 0.92)
-    enamel = np.minimum(enamel, enamel[0] * np.array([1.0, 0.96, 0.88]))  # never bluish
-    opening = _opening(photo, surface, seam, rim) if open_by > 0.0008 else None
-    own = None if opening is None else teeth_colour(*opening[:2])
-    if own is not None and not _is_tooth(own, light):
-        own = None  # a mouth parted in the dark
-    if own is not None:
-        # this person's own teeth, lighter than seen: the texture shades them once more
-        enamel = np.clip(own * OWN_LIGHTER, 0, 0.97)
 
-    rows = None if opening is None or own is None else part_rows(*opening[:2])
-    told = 0.0 if opening is None or own is not None else _ramp(open_by, PARTED, WELL_PARTED)
-    behind_lip = None  # biting edge of lower teeth that the photo shows, in the head's own axes
-    if opening is not None and rows is not None and rows.lower_edge is not None:
-        at = np.array([opening[2][:, 0].mean(), opening[4] + rows.lower_edge])
-        behind_lip = float((on_plane(at[None], fit, front - LOWER_BEHIND, turn) @ turn)[0, 1])
-    layers = []
-    # Cavity: a sheet behind everything, nearly black with warm edges.
-    half = 0.8 * max(width, float(np.ptp(now[:, 0])))
+def _cavity(lips: _Lips, light: Float64, turn: Float64) -> Layer:
+    """A sheet behind everything, nearly black with warm edges."""
+    half = 0.8 * max(lips.width, lips.wide)
     gx, gy = np.meshgrid(np.linspace(-half, half, 5), np.linspace(0.012, -0.055, 7))
     # wide where the corners of the mouth go, narrow below, where it would look out beside chin and neck
     gx *= np.interp(-gy, [0.012, 0.030], [1.0, 0.6])
-    points = np.stack([centre[0] + gx.ravel(), lip_y + gy.ravel(), np.full(gx.size, front - 0.030)], 1)
-    shade = np.linspace(0.9, 0.5, 32)[:, None, None] * CAVITY_TO_SKIN * 255 * light
-    cavity = np.dstack([np.broadcast_to(shade, (32, 32, 3)), np.full((32, 32), 255)]).astype(np.uint8)
-    uv = np.stack(
-        [
-            np.linspace(1, 31, 5)[None].repeat(7, 0).ravel(),
-            np.linspace(1, 31, 7)[:, None].repeat(5, 1).ravel(),
-        ],
-        1,
+    points = np.stack(
+        [lips.middle + gx.ravel(), lips.rest_y + gy.ravel(), np.full(gx.size, lips.front - 0.030)], 1
     )
-    layers.append(sheet(turn, "cavity", points, uv, grid_triangles(7, 5), cavity, np.zeros((4, 3)), "tongue"))
+    shade = np.linspace(0.9, 0.5, 32)[:, None, None] * CAVITY_TO_SKIN * 255 * light
+    texture = np.dstack([np.broadcast_to(shade, (32, 32, 3)), np.full((32, 32), 255)]).astype(np.uint8)
+    u, v = np.meshgrid(np.linspace(1, 31, 5), np.linspace(1, 31, 7))
+    uv = np.stack([u.ravel(), v.ravel()], 1)
+    return sheet(turn, "cavity", points, uv, grid_triangles(7, 5), texture, np.zeros((4, 3)), "tongue")
 
-    layers.append(_tongue(head, turn, front, lip_y, float(centre[0]), brightness * tint, jaw_deltas))
-    for part, jaw in (("lowerTeeth", jaw_front), ("upperTeeth", np.zeros((4, 3)))):
-        upper = part == "upperTeeth"
-        if upper and own is not None:
-            continue  # the photo's own
-        # biting edges: the upper a little below the lips' line at rest, the lower close behind it; a smile that shows the upper row
-        # pulls the lower lip down without the jaw, and the lower row stays behind it
-        if upper:
-            edge = lip_y - 0.0018
-            edge += told * max(0.0, upper_y - edge)
-        elif behind_lip is not None:
-            edge = behind_lip - 0.0003
-        elif own is not None:
-            edge = min(lip_y - 0.0045, lower_y - 0.0015)
-        else:
-            edge = min(lip_y + 0.0003, lower_y + 0.0028)
-            edge -= told * max(0.0, edge - lower_y)
-        lit = float(np.clip(rows.lower_light, LOWER_DARKEST, 1)) if rows is not None else 1.0
-        points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
-        points = points + [centre[0], 0, front - (0.0055 if upper else 0.0085)]
-        layers.append(
-            sheet(
-                turn,
-                part,
-                points,
-                uv,
-                triangles,
-                _teeth_texture(upper, lit * enamel, brightness * tint, smiling=own is not None),
-                jaw,
-                part,
-            )
-        )
-    if opening is not None:
-        layers += _photo_teeth(opening, rows, seam, fit, front, turn, jaw_front, SINKING * jaw_mean)
-    return layers
+
+def _teeth(
+    upper: bool, lips: _Lips, shown: _Shown, light: Float64, inner_light: Float64, jaw: Float64, turn: Float64
+) -> Layer:
+    """A modelled row, in the colour of the photo's teeth where it shows any."""
+    if shown.teeth is not None:
+        # lighter than seen: the texture shades them once more
+        enamel = np.clip(shown.teeth * OWN_LIGHTER, 0, 0.97)
+    else:
+        enamel = np.clip(light * TOOTH_TO_SKIN, 0.3, 0.92)
+        enamel = np.minimum(enamel, enamel[0] * np.array([1.0, 0.96, 0.88]))  # never bluish
+    # biting edges: the upper a little below the lips' line at rest, the lower close behind it; a smile that shows the upper row
+    # pulls the lower lip down without the jaw, and the lower row stays behind it
+    if upper:
+        edge = lips.rest_y - 0.0018
+        edge += shown.empty * max(0.0, lips.upper_y - edge)
+    elif shown.lower_edge is not None:
+        edge = shown.lower_edge - 0.0003
+    elif shown.teeth is not None:
+        edge = min(lips.rest_y - 0.0045, lips.lower_y - 0.0015)
+    else:
+        edge = min(lips.rest_y + 0.0003, lips.lower_y + 0.0028)
+        edge -= shown.empty * max(0.0, edge - lips.lower_y)
+    lit = 1.0 if shown.rows is None else float(np.clip(shown.rows.lower_light, LOWER_DARKEST, 1))
+    points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
+    points = points + [lips.middle, 0, lips.front - (0.0055 if upper else 0.0085)]
+    texture = _teeth_texture(upper, lit * enamel, inner_light, smiling=shown.teeth is not None)
+    part = "upperTeeth" if upper else "lowerTeeth"
+    return sheet(turn, part, points, uv, triangles, texture, jaw, part)
 
 
 def _ramp(value: float, start: float, end: float) -> float:
@@ -205,7 +266,7 @@ def _dental_arch(edge: float, upper: bool, size: float) -> tuple[Float64, Float6
     return points, uv, grid_triangles(4, 21)
 
 
-def teeth_colour(picture: Bytes, inside: npt.NDArray[np.float32]) -> Float64 | None:
+def teeth_colour(picture: Bytes, inside: Field) -> Float64 | None:
     """Colour (3,) in 0..1 of the teeth in a picture (h, w, 3) whose opening covers `inside` (h, w); None where it shows too few.
 
     Teeth are the brighter half of what lies well inside, and of that the least red.
@@ -268,15 +329,7 @@ def _teeth_texture(upper: bool, enamel: Float64, light: Float64, *, smiling: boo
     return np.dstack([np.clip(colour, 0, 1) * 255, alpha * 255]).astype(np.uint8)
 
 
-def _tongue(
-    head: FittedHead,
-    turn: Float64,
-    front: float,
-    lip_y: float,
-    middle: float,
-    light: Float64,
-    jaw_deltas: Float64,
-) -> Layer:
+def _tongue(head: FittedHead, turn: Float64, lips: _Lips, light: Float64, jaw_deltas: Float64) -> Layer:
     """The body model's tongue as a shaded blob: colour baked a vertex into a strip texture."""
     body = load_body()
     ids = body.part_vertices("tongue")
@@ -285,9 +338,9 @@ def _tongue(
         [[local[int(v)] for v in t] for t in body.triangles[body.part == body.part_id("tongue")]], np.int32
     )
     points = head.vertices[ids] @ turn
-    points[:, 0] = middle + TONGUE_WIDTH * (points[:, 0] - points[:, 0].mean())
-    points[:, 1] += (lip_y - TONGUE_BELOW) - points[:, 1].max()
-    points[:, 2] += (front - TONGUE_BEHIND) - points[:, 2].max()
+    points[:, 0] = lips.middle + TONGUE_WIDTH * (points[:, 0] - points[:, 0].mean())
+    points[:, 1] += (lips.rest_y - TONGUE_BELOW) - points[:, 1].max()
+    points[:, 2] += (lips.front - TONGUE_BEHIND) - points[:, 2].max()
     normal = np.zeros_like(points)
     n = np.cross(
         points[triangles[:, 1]] - points[triangles[:, 0]], points[triangles[:, 2]] - points[triangles[:, 0]]
@@ -300,7 +353,7 @@ def _tongue(
     # where it turns away from the viewer it fades into the dark behind it
     facing = np.clip(normal[:, 2] / 0.3, 0, 1)
     # and towards its sides, where the teeth's shade lies on it
-    beside = np.abs(points[:, 0] - middle) / np.abs(points[:, 0] - middle).max()
+    beside = np.abs(points[:, 0] - lips.middle) / np.abs(points[:, 0] - lips.middle).max()
     facing = facing * np.clip((1 - beside) / TONGUE_SIDES, 0, 1)
     strip = np.minimum(np.linspace(0, 1, 64)[:, None, None] * TONGUE * light * 255, 255)
     alpha = np.linspace(0, 255, 64)[None].repeat(64, 0)
@@ -309,10 +362,7 @@ def _tongue(
     return sheet(turn, "tongue", points, uv, triangles, texture, TONGUE_JAW * jaw_deltas[:, ids], "tongue")
 
 
-_Opening = tuple[Bytes, npt.NDArray[np.float32], Float64, int, int]
-
-
-def _opening(photo: Bytes, surface: Surface, seam: Seam, rim: npt.NDArray[np.float32]) -> _Opening:
+def _opening(photo: Bytes, surface: Surface, seam: Seam, rim: Field) -> _Opening:
     """The piece of the photo about the parted lips (h, w, 3), coverage of the opening and its dark rim (h, w), its outline (n, 2) in the photo, and the
     piece's corner x0, y0."""
     polygon = opening_polygon(seam, surface.uv.astype(np.float64))

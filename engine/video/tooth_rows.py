@@ -36,6 +36,8 @@ LOWER_SHARE = 0.12
 """Of the opening's width in which lower teeth must be seen to be taken for a row."""
 NEAR_LOWER, NO_GAP_NEAR = 0.12, 1.05
 """How near to lower teeth, of the width, the edge is thought to go on between the rows, and what it costs there at the lower lip."""
+TALLER = 1.35
+"""How much taller than the upper row where a lower one is seen below it an opening must be elsewhere to be thought to show both there too."""
 NOTCH = 0.25
 """Of the upper row's height to which notches between teeth go up from the biting edge."""
 TOOTH_FROM, TOOTH_TO = 0.15, 0.4
@@ -73,7 +75,10 @@ def part_rows(piece: Bytes, inside: Field) -> ToothRows:
     edge, gap = _biting_edge(bright, cover, np.zeros(cover.shape[1], bool), fine)
     lower = _lower_row(rgb, bright, cover, edge, gap, fine)
     if lower.any():
-        edge, gap = _biting_edge(bright, cover, _widened(lower, NEAR_LOWER), fine)
+        top, bottom = cover.argmax(0), len(cover) - cover[::-1].argmax(0)
+        one_row = TALLER * float(np.median((edge - top)[lower]))
+        near = _widened(lower, NEAR_LOWER) | (bottom - top > one_row)
+        edge, gap = _biting_edge(bright, cover, near, fine)
         lower = _lower_row(rgb, bright, cover, edge, gap, fine)
 
     tall = max(float(np.median((edge - cover.argmax(0))[gap])) if gap.any() else 0.0, 1.0)

@@ -15,7 +15,7 @@ SIDES = ("Left", "Right")
 
 
 def seam_of(avatar: Avatar, side: str):
-    return next(s for s in avatar.surface.seams if s.name == f"eye{side}")
+    return avatar.surface.seam(f"eye{side}")
 
 
 def stretch(avatar: Avatar, side: str) -> float:

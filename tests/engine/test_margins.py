@@ -20,7 +20,7 @@ from visavis.engine.video.renderer import Renderer
 
 
 def mouth(avatar: Avatar):
-    return next(s for s in avatar.surface.seams if s.name == "mouth")
+    return avatar.surface.seam("mouth")
 
 
 def opened(avatar: Avatar, amount: float):

@@ -32,10 +32,17 @@ def test_teeth_are_the_bright_and_least_red_of_an_opening():
 
 
 def test_a_dark_or_red_opening_shows_no_teeth():
-    skin = np.array([0.80, 0.58, 0.46])
-    assert _is_tooth(np.array([0.85, 0.74, 0.60]), skin)
-    assert not _is_tooth(np.array([0.30, 0.26, 0.24]), skin)
-    assert not _is_tooth(np.array([0.80, 0.50, 0.45]), skin)
+    skin, lips = np.array([0.80, 0.58, 0.46]), np.array([0.70, 0.40, 0.36])
+    assert _is_tooth(np.array([0.85, 0.74, 0.60]), skin, lips)
+    assert not _is_tooth(np.array([0.30, 0.26, 0.24]), skin, lips)
+    assert not _is_tooth(np.array([0.70, 0.42, 0.38]), skin, lips)
+
+
+def test_teeth_in_coloured_light_are_told_by_the_lips():
+    teeth, skin = np.array([0.85, 0.74, 0.60]), np.array([0.80, 0.58, 0.46])
+    lips, light = np.array([0.70, 0.40, 0.36]), np.array([1.0, 0.80, 0.80])
+    assert _is_tooth(teeth * light, skin, lips * light), "no less red than the skin, but than the lips"
+    assert not _is_tooth(teeth * light, skin, teeth * light)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,7 @@ def test_a_parted_mouth_without_teeth_gets_modelled_ones(dark, avatar):
 
 def test_the_cavity_reaches_beyond_the_corners_of_a_wide_mouth(avatar):
     surface = avatar.surface
-    seam = next(s for s in surface.seams if s.name == "mouth")
+    seam = surface.seam("mouth")
     margin = np.concatenate([seam.upper, seam.lower])
     cavity = next(layer for layer in avatar.layers if layer.name == "cavity")
     for side in ("Left", "Right"):
@@ -85,7 +92,7 @@ def test_the_cavity_does_not_look_out_beside_the_chin(avatar):
 
 def test_a_dark_gap_between_parted_lips_tells_where_no_teeth_are(dark):
     layers = {layer.name: layer for layer in dark.layers}
-    seam = next(s for s in dark.surface.seams if s.name == "mouth")
+    seam = dark.surface.seam("mouth")
     quarter = len(seam.upper) // 4
     lip = np.median(dark.surface.vertices[seam.upper][quarter:-quarter, 1])
     assert layers["upperTeeth"].vertices[:, 1].min() > lip - 0.001, "upper teeth stay above the upper lip"
@@ -124,7 +131,7 @@ def test_a_dark_line_below_the_teeth_does_not_edge_the_lip(demo_photo, monkeypat
     still = [Renderer(person).render(zero_motion()).astype(float) for person in (without, edged)]
     error = ((still[0] - still[1]) ** 2).mean()
     assert 10 * np.log10(255**2 / max(error, 1e-9)) > 45, "at rest it is seen as before"
-    seam = next(s for s in without.surface.seams if s.name == "mouth")
+    seam = without.surface.seam("mouth")
     quarter = len(seam.lower) // 4
     px = np.round(without.surface.uv[seam.lower][quarter:-quarter] + [0, 1]).astype(int)
     black = []

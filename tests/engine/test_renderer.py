@@ -26,7 +26,7 @@ def moved(base=None, **channels):
 
 def box(avatar, name):
     """Bounds of an opening in the photo: x0, y0, x1, y1."""
-    seam = next(s for s in avatar.surface.seams if s.name == name)
+    seam = avatar.surface.seam(name)
     points = avatar.surface.uv[np.concatenate([seam.upper, seam.lower])]
     return (*points.min(0), *points.max(0))
 

@@ -70,6 +70,17 @@ def test_rows_that_touch_are_parted_where_their_neighbours_are():
     assert rows.upper[28:31, 48:54].max() < 0.2 and rows.lower[28:31, 48:54].min() > 0.7
 
 
+def test_rows_that_touch_are_parted_as_far_as_the_opening_is_as_tall():
+    picture, inside = smile()
+    faint = (0.9 * picture[18, 60]).astype(np.uint8)
+    picture[20:25, 50:] = np.where(
+        inside[20:25, 50:, None] > 0, faint, picture[20:25, 50:]
+    )  # bright between the rows of the right half
+    rows = part_rows(picture, inside)
+    assert rows.upper[12:20, 15:90].min() > 0.7
+    assert rows.upper[28:31, 55:85].max() < 0.2 and rows.lower[28:31, 55:85].min() > 0.7
+
+
 def test_a_few_pixels_are_all_upper_row():
     inside = np.zeros((12, 40), np.float32)
     inside[5:7, 10:14] = 1
