@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from visavis.engine.body.model import load_body
-from visavis.engine.training.video import load
+from visavis.engine.training.video import load, mean_of
 from visavis.engine.training.video_model import FrameNet, PhotoNet, StepNet, VideoNet, blended
 from visavis.engine.video.crop import CROP, WHOLE, Area
 from visavis.engine.video.crop import MOUTH as MOUTH_AREA
@@ -235,12 +235,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", type=Path, required=True, help="checkpoint")
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", required=True, help="checkpoint, or several whose mean it is to be"
+    )
     parser.add_argument("--out", type=Path, default=Path("engine/weights"))
     args = parser.parse_args(argv)
     from safetensors.torch import save_file
 
-    net = load(args.weights).half().float()
+    net = mean_of([load(path) for path in args.weights]).half().float()
     paths = {area: export(net, args.out, area) for area in (WHOLE, MOUTH_AREA)}
     save_file(
         {k: v.half().contiguous() for k, v in net.state_dict().items()}, str(args.out / "video.safetensors"),

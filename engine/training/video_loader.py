@@ -19,6 +19,7 @@ from visavis.engine.video.generator_inputs import part_masks
 
 Bytes = npt.NDArray[np.uint8]
 FIELDS = ("target", "warp", "part", "coverage", "position", "photo", "photo_part", "photo_position")
+PICTURES = ("target", "warp", "masks", "position", "photo", "photo_masks", "photo_position")
 WINDOW = 80
 """Side of the windows in pixels."""
 _MOUTH, _EYES = (np.isin(np.arange(256), ids) for ids in ((2, 5, 6, 7), (3, 4)))
@@ -92,16 +93,18 @@ def runs_of(shard: dict[str, Any], least: int) -> list[Run]:
 
 @dataclass(frozen=True)
 class Variety:
-    """How much batches differ from what was filmed: how far the light is changed (1: as between people and rooms), the share of clips with less colour,
-    and of windows that lie elsewhere than on the mouth."""
+    """How much batches differ from what was filmed: how far the light and the shape of the face are changed (1: as between people and rooms), the share of
+    clips with less colour, of those with another laid over them (mixup, Zhang et al. 2018), and of windows that lie elsewhere than on the mouth."""
 
     light: float = 1.0
     less_colour: float = 0.3
     elsewhere: float = 0.2
+    shape: float = 1.0
+    mixed: float = 0.5
 
 
-ONE_FILM = Variety(light=0.35, less_colour=0.0, elsewhere=0.0)
-"""For one film of one person, whose light is what it is."""
+ONE_FILM = Variety(light=0.35, less_colour=0.0, elsewhere=0.0, shape=0.0, mixed=0.0)
+"""For one film of one person, whose light and shape are what they are."""
 
 
 class Loader:
@@ -148,7 +151,23 @@ class Loader:
         rng = self.rng
         if rng.random() < whole:
             return self._collate([self._clip(256) for _ in range(max(1, self.clips // 4))])
-        return self._collate([self._clip(WINDOW) for _ in range(self.clips)])
+        clips = [self._clip(WINDOW) for _ in range(self.clips)]
+        return self._collate(self._mixed(clips) if self.augment and self.variety.mixed else clips)
+
+    def _mixed(
+        self, clips: list[dict[str, npt.NDArray[np.float32]]]
+    ) -> list[dict[str, npt.NDArray[np.float32]]]:
+        """Some of the clips with the next one laid over them, at most half: between ten speakers there are more than ten."""
+        out = []
+        for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True):
+            share = np.float32(0)
+            if self.rng.random() < self.variety.mixed:
+                share = np.float32(self.rng.beta(0.5, 0.5))
+            share = min(share, 1 - share)
+            out.append(
+                {**clip, **{name: clip[name] + share * (other[name] - clip[name]) for name in PICTURES}}
+            )
+        return out
 
     def _clip(self, side: int) -> dict[str, npt.NDArray[np.float32]]:
         rng = self.rng
@@ -162,6 +181,9 @@ class Loader:
         part = shard["part"][rows]
         x0, y0, mouth = self._window(part, side)
         cut = (slice(None), slice(y0, y0 + side), slice(x0, x0 + side))
+        shape = None
+        if self.augment and self.variety.shape:
+            shape = np.ascontiguousarray(_random_shape(rng, self.variety.shape, mouth)[cut[1:]])
 
         def take(name: str) -> Bytes:
             if name.startswith("photo"):
@@ -173,6 +195,8 @@ class Loader:
                 )
             else:
                 value = shard[name][rows]
+            if shape is not None:
+                return _reshaped(value, shape, smooth=name in ("target", "warp", "photo"))
             return np.ascontiguousarray(value[cut])
 
         raw = {name: take(name) for name in FIELDS if name in shard}
@@ -269,3 +293,28 @@ def _augment(
             clip[name][:, 0] = np.where(known, 256 / 255 - clip[name][:, 0], 0)
         clip["origin"][:, 0] = -clip["origin"][:, 0] - side / 128
         clip["mouth"][:, 0] = side - clip["mouth"][:, 0]
+
+
+def _random_shape(
+    rng: np.random.Generator, far: float, mouth: tuple[float, float]
+) -> npt.NDArray[np.float32]:
+    """Where each pixel of the crop (256, 256, 2) is read, x y, for a face of another shape: stretched and slanted about the mouth, and bent slowly."""
+    y, x = np.mgrid[0:256, 0:256].astype(np.float32)
+    stretch = np.exp(far * (rng.normal(0, 0.1, 2) + rng.normal(0, 0.06)))
+    slant = far * rng.normal(0, 0.06, 2)
+    dx, dy = x - mouth[0], y - mouth[1]
+    at = np.stack(
+        [mouth[0] + stretch[0] * dx + slant[0] * dy, mouth[1] + stretch[1] * dy + slant[1] * dx], -1
+    )
+    bend = rng.normal(0, 5 * far, (6, 6, 2)).astype(np.float32)
+    return np.asarray(at + cv2.resize(bend, (256, 256), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _reshaped(pictures: Bytes, at: npt.NDArray[np.float32], *, smooth: bool) -> Bytes:
+    """Pictures (N, H, W[, C]) read at `at` (h, w, 2); labels and positions, which have no in-between at their edges, are not smooth."""
+    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    read = [
+        cv2.remap(np.ascontiguousarray(one), at, None, how, borderMode=cv2.BORDER_REPLICATE)
+        for one in pictures
+    ]  # type: ignore[call-overload]
+    return np.stack(read)

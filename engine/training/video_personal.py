@@ -8,7 +8,6 @@ anything at all; then all of the film teaches. Biases and norms stay (they are n
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +24,11 @@ from visavis.engine.footage import Footage, Source, film_name
 from visavis.engine.motion.channels import FloatArray
 from visavis.engine.runtime.network import has_bf16
 from visavis.engine.training import loop
-from visavis.engine.training.video import Options, rollout_step, validate
+from visavis.engine.training.video import Options, load, rollout_step, validate
 from visavis.engine.training.video_data import MAX_ERROR, Shard, runs
 from visavis.engine.training.video_export import export
 from visavis.engine.training.video_loader import ONE_FILM, Batch, Loader, runs_of
-from visavis.engine.training.video_model import VideoConfig, VideoNet
+from visavis.engine.training.video_model import VideoNet
 from visavis.engine.video.drive import Driven
 from visavis.engine.video.generator import LIVE_STEPS, WEIGHTS
 from visavis.engine.video.personal import PersonalWeights, learned
@@ -127,15 +126,7 @@ def _pieces(
 
 def shipped_net(weights: Path = WEIGHTS) -> VideoNet:
     """The networks as they are shipped."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    path = weights / "video.safetensors"
-    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-        config = json.loads(file.metadata()["config"])
-    net = VideoNet(VideoConfig.from_dict(config))
-    net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    return net
+    return load(weights / "video.safetensors")
 
 
 def trainable(net: VideoNet) -> list[nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from visavis.engine.training.video import (  # noqa: E402
     schedule,
     start_history,
 )
-from visavis.engine.training.video_loader import WINDOW, Batch, Loader  # noqa: E402
+from visavis.engine.training.video_loader import WINDOW, Batch, Loader, Variety  # noqa: E402
+from visavis.engine.training.video_losses import texture  # noqa: E402
 from visavis.engine.training.video_model import PATCH, SHUT, VideoConfig, VideoNet, softened  # noqa: E402
 
 SMALL = VideoConfig("small", (8, 16, 32), (1, 1, 1), (1, 1), 1, 2, 2, 8, 1)
@@ -199,6 +201,62 @@ def test_mouths_that_are_not_to_be_believed_weigh_nothing(tmp_path: Path) -> Non
     assert torch.equal(kept.weight[far], left.weight[far]) and float(left.weight[far].min()) >= 1
 
 
+def _plain(**changes: float) -> Variety:
+    """What is filmed as it is, but for the named."""
+    return dataclasses.replace(
+        Variety(light=0.0, less_colour=0.0, elsewhere=0.0, shape=0.0, mixed=0.0), **changes
+    )
+
+
+def test_a_face_of_another_shape_is_so_in_every_picture_of_a_clip(tmp_path: Path) -> None:
+    """Target, warp, photo and labels are bent alike: what lay on each other still does, and the mouth is where its mask is."""
+    shards(tmp_path / "set")
+    with np.load(tmp_path / "set/a.npz") as data:
+        arrays = {name: data[name] for name in data.files}
+    same = np.repeat(arrays["target"][:1], len(arrays["target"]), 0)
+    same[:, 170:180, 110:150] = 255  # the mouth, white
+    np.savez(tmp_path / "set/a.npz", **{**arrays, "target": same, "warp": same, "photo": same[0]})
+    plain = Loader(tmp_path, {"set": 1.0}, clips=1, frames=2, seed=4, variety=_plain()).batch(1.0)
+    drawn = Loader(tmp_path, {"set": 1.0}, clips=1, frames=2, seed=4, variety=_plain(shape=1.0)).batch(1.0)
+    assert torch.equal(drawn.target, drawn.warp) and torch.equal(drawn.target, drawn.photo)
+    assert float((drawn.target - plain.target).abs().mean()) > 0.02, "it has another shape"
+    inside = torch.nn.functional.max_pool2d(-drawn.masks[:, :1], 3, 1, 1) == -1  # a pixel from its rim
+    assert inside.sum() > 100 and float(drawn.target[inside.expand_as(drawn.target)].min()) > 0.95
+    assert set(drawn.masks[:, :3].unique().tolist()) <= {0.0, 1.0}, "labels have nothing in between"
+
+
+def test_clips_laid_over_each_other_are_so_throughout(tmp_path: Path) -> None:
+    shards(tmp_path / "set")
+    for seed in range(4):
+        apart, laid = (
+            Loader(tmp_path, {"set": 1.0}, clips=2, frames=1, seed=seed, variety=_plain(mixed=mixed)).batch(
+                0.0
+            )
+            for mixed in (1e-9, 1.0)
+        )
+        first = apart.target.flatten(1)
+        change = laid.target.flatten(1) - first
+        towards = first.flip(0) - first
+        share = (change * towards).sum(1) / towards.square().sum(1).clamp_min(1e-9)
+        assert float(share.min()) >= -1e-6 and float(share.max()) <= 0.5 + 1e-6, (
+            "the clip itself is most of it"
+        )
+        for name in ("target", "warp", "masks", "position", "photo", "photo_masks", "photo_position"):
+            own = getattr(apart, name)
+            expected = own + share[:, None, None, None] * (own.flip(0) - own)
+            assert torch.allclose(getattr(laid, name), expected, atol=1e-5), name
+
+
+def test_texture_counts_details_and_not_where_they_lie() -> None:
+    generator = torch.Generator().manual_seed(1)
+    real = torch.rand(1, 3, 48, 48, generator=generator)
+    weight = torch.ones(1, 1, 48, 48)
+    shifted, soft = real.roll(1, 3), torch.nn.functional.avg_pool2d(real, 3, 1, 1)
+    assert float(texture(real, real, weight)) == 0
+    assert float(texture(shifted, real, weight)) < 0.3 * float(texture(soft, real, weight))
+    assert float((shifted - real).abs().mean()) > float((soft - real).abs().mean()), "unlike L1"
+
+
 def test_a_shut_gate_is_opened_where_all_is_to_be_painted(tmp_path: Path) -> None:
     """Behind a gate that is shut nothing is learned, be the colour right or not: sets to be painted throughout pull at it."""
     shards(tmp_path / "set")
@@ -267,7 +325,7 @@ def test_training_stops_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     args = argparse.Namespace(
         stage="teacher", data=tmp_path / "data", validation=tmp_path / "none", sets='{"set": 1}', features=None,
         out=tmp_path / "out", start=None, teacher=None, size="tiny", steps=2, clips=2, frames=2, rate=1e-3, whole=0.0,
-        perceptual=0.0, adversarial=0.0, mouthless=[], painted=[], student_steps=2, every=1, threads=1, seed=0, bf16=False,
+        perceptual=0.0, adversarial=0.0, mouthless=[], painted=[], student_steps=2, every=1, threads=1, seed=0, bf16=False, shape=1.0, mixed=0.5, texture=2.0,
     )  # fmt: skip
     run(args)
     first = video.load(tmp_path / "out/last.pt", smooth=False)
@@ -280,3 +338,21 @@ def test_training_stops_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         float((a - b).abs().sum()) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
     assert moved > 0
+
+
+def test_the_mean_of_networks_and_shipped_weights_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from visavis.engine.training.video import load, mean_of
+
+    torch.manual_seed(0)
+    nets = [awake(VideoNet(SMALL)), VideoNet(SMALL)]
+    mean = mean_of(nets)
+    for name, value in mean.state_dict().items():
+        assert torch.allclose(
+            value, 0.5 * (nets[0].state_dict()[name] + nets[1].state_dict()[name]), atol=1e-6
+        )
+    config = json.dumps(SMALL.to_dict())
+    save_file(mean.state_dict(), tmp_path / "video.safetensors", metadata={"config": config})
+    read = load(tmp_path / "video.safetensors")
+    assert read.config == SMALL
+    assert all(torch.equal(a, b) for a, b in zip(read.parameters(), mean.parameters(), strict=True))
