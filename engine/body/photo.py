@@ -76,8 +76,7 @@ def load_photo(source: Path | str | bytes, max_pixels: int = 40_000_000) -> Phot
             raise PhotoError(f"{name} has far more than {max_pixels} pixels", "too_large") from None
         except Exception:
             raise PhotoError(
-                f"{name} is not a picture that can be read: use a JPEG, PNG, WebP or HEIC file",
-                "not_a_picture",
+                f"{name} is not a picture that can be read: use a JPEG, PNG or WebP file", "not_a_picture"
             ) from None
         width, height = image.size
         if width * height > max_pixels or max(width, height) > MAX_SIDE:

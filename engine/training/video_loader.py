@@ -19,6 +19,8 @@ from visavis.engine.video.generator_inputs import part_masks
 
 Bytes = npt.NDArray[np.uint8]
 FIELDS = ("target", "warp", "part", "coverage", "position", "photo", "photo_part", "photo_position")
+COLOURS = ("target", "warp", "photo")
+"""What light and colour change together."""
 PICTURES = ("target", "warp", "masks", "position", "photo", "photo_masks", "photo_position")
 WINDOW = 80
 """Side of the windows in pixels."""
@@ -196,7 +198,7 @@ class Loader:
             else:
                 value = shard[name][rows]
             if shape is not None:
-                return _reshaped(value, shape, smooth=name in ("target", "warp", "photo"))
+                return _reshaped(value, shape, smooth=name in COLOURS)
             return np.ascontiguousarray(value[cut])
 
         raw = {name: take(name) for name in FIELDS if name in shard}
@@ -270,7 +272,7 @@ def _relight(raw: dict[str, Bytes], rng: np.random.Generator, far: float) -> Non
     gamma = rng.uniform(0.8, 1.3) ** far
     ramp = np.clip(np.arange(256)[:, None] / 255 * gain, 0, 1) ** gamma
     table = np.round(ramp * 255).astype(np.uint8).reshape(256, 1, 3)
-    for name in ("target", "warp", "photo"):
+    for name in COLOURS:
         flat = np.ascontiguousarray(raw[name]).reshape(-1, raw[name].shape[2], 3)
         raw[name] = np.asarray(cv2.LUT(flat, table), np.uint8).reshape(raw[name].shape)
 
@@ -279,14 +281,13 @@ def _augment(
     clip: dict[str, npt.NDArray[np.float32]], rng: np.random.Generator, side: int, less_colour: float
 ) -> None:
     """Less colour at times; a mirror image at times."""
-    pictures = ("target", "warp", "photo")
     if rng.random() < less_colour:
         grey = np.float32(rng.uniform(-0.15, 0.5))
-        for name in pictures:
+        for name in COLOURS:
             x = clip[name]
             clip[name] = np.clip(x + grey * (x.mean(1, keepdims=True) - x), 0, 1)
     if rng.random() < 0.5:
-        for name in (*pictures, "masks", "photo_masks", "position", "photo_position"):
+        for name in PICTURES:
             clip[name] = np.ascontiguousarray(clip[name][..., ::-1])
         for name in ("position", "photo_position"):
             known = clip[name].max(1) > 0

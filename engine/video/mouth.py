@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from visavis.engine.body.fit import FLIP, Fit, Float64
 from visavis.engine.body.meet import FittedHead
 from visavis.engine.body.model import IntArray, load_body, rotation_matrix
@@ -25,9 +24,8 @@ from visavis.engine.video.interior import (
     opening_polygon,
 )
 from visavis.engine.video.sheets import on_plane, sheet
-from visavis.engine.video.tooth_rows import ToothRows, part_rows
+from visavis.engine.video.tooth_rows import Field, ToothRows, part_rows
 
-Field = npt.NDArray[np.float32]
 _Opening = tuple[Bytes, Field, Float64, int, int]
 
 TOOTH_TO_SKIN = np.array([1.0, 1.19, 1.26])

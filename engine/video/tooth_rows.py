@@ -70,18 +70,19 @@ def part_rows(piece: Bytes, inside: Field) -> ToothRows:
         return ToothRows(np.ones_like(inside), np.zeros_like(inside))
     across = slice(int(columns[0]), int(columns[-1]) + 1)
     rgb, cover = rgb[:, across], cover[:, across]
+    top = cover.argmax(0)
     luma = rgb.mean(-1)
     bright = luma / _level(luma, cover)
     edge, gap = _biting_edge(bright, cover, np.zeros(cover.shape[1], bool), fine)
     lower = _lower_row(rgb, bright, cover, edge, gap, fine)
     if lower.any():
-        top, bottom = cover.argmax(0), len(cover) - cover[::-1].argmax(0)
+        bottom = len(cover) - cover[::-1].argmax(0)
         one_row = TALLER * float(np.median((edge - top)[lower]))
         near = _widened(lower, NEAR_LOWER) | (bottom - top > one_row)
         edge, gap = _biting_edge(bright, cover, near, fine)
         lower = _lower_row(rgb, bright, cover, edge, gap, fine)
 
-    tall = max(float(np.median((edge - cover.argmax(0))[gap])) if gap.any() else 0.0, 1.0)
+    tall = max(float(np.median((edge - top)[gap])) if gap.any() else 0.0, 1.0)
     rows = np.arange(size[1])[:, None]
     above = np.clip((edge - rows) / fine + 0.5, 0, 1)
     tooth = np.clip((bright - TOOTH_FROM) / (TOOTH_TO - TOOTH_FROM), 0, 1)

@@ -10,9 +10,8 @@ const MIB = 1 << 20;
 export const isFilm = (file) => file.type.startsWith("video/") || /\.(mp4|mov|m4v|mkv|webm|avi|mpe?g|ts|3gp)$/i.test(file.name);
 export const isPicture = (file) => file.type.startsWith("image/") || /\.(hei[cf]|avif)$/i.test(file.name); // of which some systems know no type
 
-/** The field #photo, the button #record and the dialog #consent. Events "sending" {kind, share}: so much of
- *  it has gone out; "person" {person}: the
- *  server prepares one; "problem" {message}. */
+/** The field #photo, the button #record and the dialog #consent. Events "sending" {kind, share}: how much of it has
+ *  gone out, 0 to 1; "person" {person}: the server prepares one; "problem" {message}. */
 export class Adding extends EventTarget {
   #dialog = $("consent");
   #file = null;

@@ -51,19 +51,18 @@ export async function api(path, options = {}) {
 }
 
 /** POST a form as `api` does; `progress` is told the share (0 to 1) that has gone out, which fetch cannot tell. */
-export function sendForm(path, form, progress) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", path);
-    for (const [name, value] of Object.entries(access())) request.setRequestHeader(name, value);
-    request.upload.onprogress = ({ loaded, total }) => progress(total ? loaded / total : 0);
+export async function sendForm(path, form, progress) {
+  const request = new XMLHttpRequest();
+  request.open("POST", path);
+  for (const [name, value] of Object.entries(access())) request.setRequestHeader(name, value);
+  request.upload.onprogress = ({ loaded, total }) => progress(total ? loaded / total : 0);
+  await new Promise((resolve, reject) => {
+    request.onload = resolve;
     request.onerror = () => reject(new Problem(SILENT));
-    request.onload = () => {
-      if (request.status < 200 || request.status > 299) reject(refusal(request.status, request.responseText));
-      else resolve(JSON.parse(request.responseText));
-    };
     request.send(form);
   });
+  if (request.status < 200 || request.status > 299) throw refusal(request.status, request.responseText);
+  return JSON.parse(request.responseText); // thrown here, what is no JSON ends the sending too
 }
 
 /** What stands in the way of a call in this browser, or null. */

@@ -32,10 +32,10 @@ def test_teeth_are_the_bright_and_least_red_of_an_opening():
 
 
 def test_a_dark_or_red_opening_shows_no_teeth():
-    skin, lips = np.array([0.80, 0.58, 0.46]), np.array([0.70, 0.40, 0.36])
+    skin, lips = np.array([0.80, 0.58, 0.46]), np.array([0.74, 0.46, 0.41])
     assert _is_tooth(np.array([0.85, 0.74, 0.60]), skin, lips)
     assert not _is_tooth(np.array([0.30, 0.26, 0.24]), skin, lips)
-    assert not _is_tooth(np.array([0.70, 0.42, 0.38]), skin, lips)
+    assert not _is_tooth(np.array([0.80, 0.50, 0.45]), skin, lips)
 
 
 def test_teeth_in_coloured_light_are_told_by_the_lips():

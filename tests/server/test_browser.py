@@ -296,6 +296,35 @@ def test_the_page_tells_how_much_of_a_film_has_been_sent(tmp_path):
     run(go())
 
 
+@pytest.mark.parametrize(
+    ("status", "answer", "words"),
+    [
+        (503, '{"error": {"code": "no_room", "message": "There is no room."}}', "There is no room."),
+        (502, "<html>a proxy's page", "The server answered 502."),
+        (200, "<html>a proxy's page", "The file could not be sent. Choose it again."),
+    ],
+)
+def test_a_file_that_is_not_taken_is_said_and_not_sent_for_ever(tmp_path, status, answer, words):
+    cv2.imwrite(str(tmp_path / "me.png"), draw(0.0))
+
+    async def go():
+        async with serving(DoubleEngine()) as api, chromium() as page:
+            await page.go(api.url + "/")
+            await page.wait_for("!document.getElementById('call').disabled", 20)
+            for name, value in (("status", status), ("responseText", answer)):  # as if it came from there
+                await page.evaluate(
+                    f"void Object.defineProperty(XMLHttpRequest.prototype, '{name}', {{ get: () => {value!r} }})"
+                )
+            await choose_file(page, tmp_path / "me.png")
+            await page.wait_for("document.getElementById('consent').open")
+            await page.evaluate("document.getElementById('consent-check').click()")
+            await page.evaluate("document.getElementById('consent-ok').click()")
+            assert await page.wait_for("document.getElementById('alert-text').textContent") == words
+            await page.wait_for("!document.getElementById('call').disabled")
+
+    run(go())
+
+
 CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 
 
