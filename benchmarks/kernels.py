@@ -206,8 +206,8 @@ def color_rows(size: int, repeats: int) -> list[Row]:
 
 
 def paste_rows(size: int, repeats: int) -> list[Row]:
-    """The video network's square put back into the frame and the frame converted: by OpenCV in its steps, by us in one."""
-    from visavis.engine.video.crop import CROP, RAMP
+    """The video network's square put back into the frame and the frame converted: by us, and a plain blend, which blurs, by OpenCV in steps."""
+    from visavis.engine.video.crop import CROP, RAMP, CropTransform, crop
 
     rng = np.random.default_rng(0)
 
@@ -218,6 +218,7 @@ def paste_rows(size: int, repeats: int) -> list[Row]:
     frame, colour = smooth(size), smooth(CROP)
     scale = 0.56 * 512 / size  # as a portrait has it
     at = CROP / 2 - scale * size / 2
+    under = crop(frame, CropTransform(scale, at, at))
     half = 0.5 * (scale - 1)
     matrix = np.array([[scale, 0, at + half], [0, scale, at + half]])
     window = 255 * np.outer(RAMP, RAMP)
@@ -231,7 +232,7 @@ def paste_rows(size: int, repeats: int) -> list[Row]:
     ):
 
         def ours(mask: NDArray[np.float32] = mask) -> object:
-            return kernels.composite(frame, kernels.Square(colour, mask, RAMP, (scale, at, at)), out)
+            return kernels.composite(frame, kernels.Square(colour, under, mask, RAMP, (scale, at, at)), out)
 
         def opencv(mask: NDArray[np.float32] = mask) -> object:
             weight = np.rint(mask * window).astype(np.uint8)
@@ -412,7 +413,7 @@ def tick_rows(size: int, repeats: int) -> list[Row]:
         mel.push(sound)
         frame, where = renderer.render(motion), face.transform(motion)
         colour, *_ = cut(renderer.target, where)
-        square = kernels.Square(colour, mask, RAMP, (where.scale, where.x0, where.y0))
+        square = kernels.Square(255 - colour, colour, mask, RAMP, (where.scale, where.x0, where.y0))
         kernels.composite(frame, square, out)
 
     shape = f"{image.shape[1]}x{image.shape[0]}"

@@ -10,14 +10,15 @@ the avatar's own resolution. Regions follow the real frame's landmarks: lips (ou
   psnr/ssim/features_{face,lips,eyes}   against the real frame (features: taef2 encoder, needs torch and DATA/taef2)
   identity        dlib descriptor distance of frame to photo (needs the extra `bench`); real: the real video's own
   sharpness       CPBD of the face at the video's own resolution; real: the real video's
-  detail          energy of the finest details of the face, as a multiple of the real video's
+  detail          energy of the finest details of the face, as a multiple of the real video's; detail_lips over the lips
   flicker         second difference in time over the face, as a multiple of the real video's; flicker_lips over the lips
   frechet         Frechet distance of made and real frames over mean and spread of the taef2 encoder's features of the face box
 
 With `--learn N` the column `learned` is the mouth alone by a network that learned each speaker's mouth from N further clips, which are not judged
 (`visavis enroll FILM --learn`; needs torch).
 
-Portraits (`DATA/portraits`) under synthetic motion: identity distance to the photo, and detail of the face as a share of the photo's.
+Portraits (`DATA/portraits`) under synthetic motion: identity distance to the photo, and detail of skin, face and lips as a share of the photo's
+(of the lips also what a smile or a parted mouth shows besides).
 The last line is JSON.
 """
 
@@ -89,7 +90,8 @@ def judge_frame(
     if features:
         figures.summaries.append(features.summary(own))
     figures.add("sharpness", cpbd(_native(a, zoom)))
-    figures.add("detail", detail(a, masks["face"]) / max(detail(b, masks["face"]), 1e-6))
+    for name, region in (("detail", "face"), ("detail_lips", "lips")):
+        figures.add(name, detail(a, masks[region]) / max(detail(b, masks[region]), 1e-6))
 
 
 def _native(image: Bytes, zoom: float) -> Bytes:
@@ -190,7 +192,11 @@ def judge_portrait(
     picks = np.linspace(2, len(motion) - 3, 7).astype(int)
     where = Regions.of(face.landmarks, photo.shape[:2])
     skin = np.clip(where.face - where.lips - where.eyes, 0, 1)
-    still = detail(photo, skin), detail(photo, where.face)
+    still = {
+        "skin": detail(photo, skin),
+        "face": detail(photo, where.face),
+        "lips": detail(photo, where.lips),
+    }
     strips = []
     for method, make in methods.items():
         figures, painter = totals[method], make(driven.renderer)
@@ -205,8 +211,8 @@ def judge_portrait(
             figures.add("portrait_lost", 0.0)
             now = Regions.of(found.landmarks, photo.shape[:2])
             bare = np.clip(now.face - now.lips - now.eyes, 0, 1)
-            figures.add("portrait_detail_skin", detail(made[k], bare) / max(still[0], 1e-6))
-            figures.add("portrait_detail_face", detail(made[k], now.face) / max(still[1], 1e-6))
+            for name, region in (("skin", bare), ("face", now.face), ("lips", now.lips)):
+                figures.add(f"portrait_detail_{name}", detail(made[k], region) / max(still[name], 1e-6))
             if judges.identity and descriptor is not None:
                 distance = np.linalg.norm(judges.identity.describe(made[k], found.landmarks) - descriptor)
                 figures.add("portrait_identity", float(distance))

@@ -110,11 +110,12 @@ def kernels_of(s: Scene, video: bool) -> list[Work]:
     ]
     if video:
         out.append(Work("face_crop", 140 * square, 8 * square + 17 * square / s.crop_scale**2))
+        out.append(Work("paste_plan", 250 * square, 18 * square))
         out.append(
             Work(
                 "composite",
-                14 * pixels + 110 * min(pixels, square / s.crop_scale**2),
-                4.5 * pixels + 7 * square,
+                14 * pixels + 70 * min(pixels, square / s.crop_scale**2),
+                4.5 * pixels + 8 * square,
             )
         )
     else:

@@ -29,13 +29,16 @@ Placement = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Square:
-    """A square picture to be put over a frame, bilinearly, where it lies by `placement`. ValueError for what does not fit.
+    """A painted square to be put over a frame, bilinearly, where it lies by `placement`. ValueError for what does not fit.
 
-    colour uint8 (S, S, 3); mask float32 (S, S): 0..1, how much of it is wanted; window float32 (S,): a feather, the
-    mask's factor along either side.
+    colour uint8 (S, S, 3); under uint8 (S, S, 3): what the square shows of the frame before; mask float32 (S, S): 0..1, how
+    much of the colour is wanted; window float32 (S,): a feather, the mask's factor along either side.
+
+    What is finer in the frame than the square can show stays as far as `colour` keeps the finest that it does show.
     """
 
     colour: NDArray[np.uint8]
+    under: NDArray[np.uint8]
     mask: NDArray[np.float32]
     window: NDArray[np.float32]
     placement: Placement
@@ -44,6 +47,7 @@ class Square:
         side = self.side
         for name, dtype, shape in (
             ("colour", np.uint8, (side, side, 3)),
+            ("under", np.uint8, (side, side, 3)),
             ("mask", np.float32, (side, side)),
             ("window", np.float32, (side,)),
         ):
@@ -58,17 +62,28 @@ class Square:
         """S."""
         return len(self.colour) if isinstance(self.colour, np.ndarray) and self.colour.ndim else 0
 
+    def plan(self) -> NDArray[np.int16]:
+        """What it changes in the frame, int16 (S, S, 4): colours to be added in 1/64 level, and the share in 1/16384 of what was there
+        that goes. All 0 where nothing changes."""
+        out = np.empty((self.side, self.side, 4), np.int16)
+        pointers = [a.ctypes.data for a in (self.colour, self.under, self.mask, self.window)]
+        if lib.vv_paste_plan(*pointers, self.side, out.ctypes.data):
+            raise MemoryError("no memory for pasting")
+        return out
+
     def over(self, frame: NDArray[np.uint8], out: NDArray[np.uint8] | None) -> None:
         """Into `frame` itself, or with it into I420."""
         height, width = frame.shape[:2]
-        pointers = [a.ctypes.data for a in (self.colour, self.mask, self.window)]
+        plan = self.plan()
         written = None if out is None else out.ctypes.data
-        if lib.vv_composite(frame.ctypes.data, width, height, *pointers, self.side, *self.placement, written):
+        if lib.vv_composite(
+            frame.ctypes.data, width, height, plan.ctypes.data, self.side, *self.placement, written
+        ):
             raise MemoryError("no memory for pasting")
 
 
 def paste(frame: NDArray[np.uint8], square: Square) -> None:
-    """Blend a square over `frame` uint8 (H, W, 3) in place. Pixels where its weight rounds to 0 keep their bits."""
+    """Put a square over `frame` uint8 (H, W, 3) in place. Pixels where nothing of it is wanted keep their bits."""
     check("frame", frame, np.uint8, (None, None, 3))
     check_writable("frame", frame)
     square.over(frame, None)

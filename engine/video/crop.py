@@ -228,21 +228,24 @@ WINDOW = np.outer(RAMP, RAMP)
 
 def paste(
     frame: npt.NDArray[np.uint8],
+    under: npt.NDArray[np.uint8],
     colour: npt.NDArray[Any],
     mask: npt.NDArray[np.floating],
     transform: CropTransform,
 ) -> npt.NDArray[np.uint8]:
-    """Blend `colour` (CROP, CROP, 3), uint8 or float32 in 0..255, by `mask` (CROP, CROP) in 0..1 over `frame` (H, W, 3) uint8, in place.
+    """Put `colour` (CROP, CROP, 3), uint8 or float32 in 0..255, by `mask` (CROP, CROP) in 0..1 over `frame` (H, W, 3) uint8, in place.
 
-    Bilinear, feathered towards the crop's border; pixels where the mask is 0 keep their bits. Returns `frame`.
+    `under` (CROP, CROP, 3) uint8 is the crop of the frame that was painted on. What changes is added, bilinearly and feathered towards the
+    crop's border; what the frame has finer than a crop shows stays as far as the painting kept the crop's own finest details
+    (kernels/cuda/paste_plan.cu). Pixels about which the mask is 0 keep their bits. Returns `frame`.
     """
-    if colour.shape != (CROP, CROP, 3) or mask.shape != (CROP, CROP):
+    if colour.shape != (CROP, CROP, 3) or under.shape != colour.shape or mask.shape != (CROP, CROP):
         raise ValueError(
-            f"colour {colour.shape} and mask {mask.shape}: expected ({CROP}, {CROP}, 3) and ({CROP}, {CROP})"
+            f"crop {under.shape}, colour {colour.shape}, mask {mask.shape}: expected twice ({CROP}, {CROP}, 3) and ({CROP}, {CROP})"
         )
     if colour.dtype != np.uint8:
         colour = np.clip(np.rint(colour), 0, 255).astype(np.uint8)
     placement = (transform.scale, transform.x0, transform.y0)
-    square = kernels.Square(colour, np.asarray(mask, np.float32), RAMP, placement)
+    square = kernels.Square(colour, under, np.asarray(mask, np.float32), RAMP, placement)
     kernels.paste(frame, square)
     return frame

@@ -105,7 +105,7 @@ class Generator:
             load(path, threads, batch=1, fast=True) for path in files(area, weights)
         )
         self._feather = area.feather()
-        self._colour = np.zeros((CROP, CROP, 3), np.uint8)
+        self._colour, self._under = (np.zeros((CROP, CROP, 3), np.uint8) for _ in range(2))
         self._mask = np.zeros((CROP, CROP), np.float32)
         warp.render(zero_motion())
         photo = self.conditions(zero_motion())
@@ -157,12 +157,14 @@ class Generator:
 
     def render(self, frame: Bytes, motion: FloatArray) -> Bytes:
         """Paint over `frame` (H, W, 3), which the warp's renderer has just drawn for `motion`, in place; returns it."""
-        colour, mask = self.paint(self.conditions(motion))
+        seen = self.conditions(motion)
+        colour, mask = self.paint(seen)
+        under = seen.warp[0]
         if self.area != WHOLE:
-            self._colour[self.area.cut] = colour
+            self._colour[self.area.cut], self._under[self.area.cut] = colour, under
             np.multiply(mask, self._feather, out=self._mask[self.area.cut])
-            colour, mask = self._colour, self._mask
-        return paste(frame, colour, mask, self._face.transform(motion))
+            colour, under, mask = self._colour, self._under, self._mask
+        return paste(frame, under, colour, mask, self._face.transform(motion))
 
 
 def default_threads() -> int:

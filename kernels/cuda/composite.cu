@@ -1,11 +1,11 @@
 // The video network's picture of the face pasted into the frame, and the frame to NV12 or I420, in one pass over the frame.
 //
 // The picture is a square of `side` pixels; pixel (x, y) of the frame lies at (scale x + x0, scale y + y0) of it, pixel centres
-// at halves. Computes, where the frame's pixel lies in the square: colour and weight fetched bilinearly (positions in 1/256
-// pixel), weight = mask 255 window(column) window(row) at the square's pixels, rgb = rgb + (colour - rgb) weight / 255, each
-// rounded; then what rgb_to_yuv.cu computes. Bit for bit vv_composite() of the CPU library.
-// Bytes a pixel: 3 read, 1.5 written; under the square 28 more from cache, once 7 a pixel of the square; operations: 14, and
-// about 110 under the square: bound by memory, where the square covers most of the frame by issue.
+// at halves. Computes, where the frame's pixel lies in the square: its plan (paste_plan.cu) fetched bilinearly (positions in 1/256
+// pixel, down before across, each rounded), rgb = rgb (1 - share) + change, rounded; then what rgb_to_yuv.cu computes. Bit for
+// bit vv_composite() of the CPU library.
+// Bytes a pixel: 3 read, 1.5 written; under the square 32 more from cache, once 8 a pixel of the square; operations: 14, and
+// about 70 under the square: bound by memory.
 // Launch: a thread takes 16x2 pixels (16-byte loads and stores of frame and output; the square lies at any place), blocks
 // of 32x8 threads, grid (width / 512, height / 16, slots). Widths that are no multiple of 16 take the scalar path. Slots whose
 // mask byte is 0 are left alone; a scale of 0 pastes nothing. No host synchronisation; may be captured in a graph.
@@ -14,28 +14,22 @@
 // One slot's arrays, all on the device; the array of these too. rgb and out are 16-byte aligned.
 struct VvCompositeSlot {
   const uint8_t* rgb;      // (H, W, 3) the rasteriser's
-  const uint8_t* colour;   // (side, side, 3)
-  const float* blend;      // (side, side) how much of it is wanted, 0..1
+  const int16_t* plan;     // (side, side, 4) of paste_plan.cu, 8-byte aligned
   const float* placement;  // (3,) scale, x0, y0
   uint8_t* out;            // (H * 3 / 2, W)
 };
 
 namespace {
 
-__device__ __forceinline__ unsigned div255(unsigned x) { x += 128; return (x + (x >> 8)) >> 8; }
-
 struct Patch {
-  const uint8_t* colour;
-  const float* blend;
-  const float* window;  // (side,)
+  const int16_t* plan;
   float scale, x0, y0;
   int side;
 };
 
 // A position along one axis: the pixel before it and the share of the next in 1/256.
 struct Place {
-  int low, high;
-  unsigned share;
+  int low, high, share;
   bool inside;
 };
 
@@ -45,38 +39,37 @@ __device__ __forceinline__ Place place(const Patch& p, int pixel, float origin) 
   out.inside = u >= 0.f && u <= static_cast<float>(p.side);
   const int q = out.inside ? static_cast<int>(floorf(u * 256.f - 127.5f)) : 0;
   const int i = q >> 8;
-  out.share = static_cast<unsigned>(q & 255);
+  out.share = q & 255;
   out.low = i < 0 ? 0 : i;
   out.high = i + 1 < p.side ? i + 1 : p.side - 1;
   return out;
 }
 
-__device__ __forceinline__ unsigned weight(const Patch& p, int row, int column) {
-  const float m = p.blend[row * p.side + column];
-  const float kept = m > 0.f ? (m < 1.f ? m : 1.f) : 0.f;  // nothing where it is not a number
-  return static_cast<unsigned>(kept * (255.f * (p.window[row] * p.window[column])) + 0.5f);
+// A pixel of the plan: three colours to be added in 1/64 level, and the share in 1/16384 of what was there that goes.
+__device__ __forceinline__ void planned(const Patch& p, int row, int column, int (&out)[4]) {
+  const uint2 w = reinterpret_cast<const uint2*>(p.plan)[row * p.side + column];
+  out[0] = static_cast<int16_t>(w.x & 0xffff);
+  out[1] = static_cast<int16_t>(w.x >> 16);
+  out[2] = static_cast<int16_t>(w.y & 0xffff);
+  out[3] = static_cast<int16_t>(w.y >> 16);
 }
 
-__device__ __forceinline__ unsigned lerp(unsigned t00, unsigned t01, unsigned t10, unsigned t11, unsigned fx, unsigned fy) {
-  const unsigned l = t00 * (256u - fy) + t10 * fy, r = t01 * (256u - fy) + t11 * fy;
-  return (l * (256u - fx) + r * fx + (1u << 15)) >> 16;
-}
+__device__ __forceinline__ int lerp(int a, int b, int share) { return (a * (256 - share) + b * share + 128) >> 8; }
 
-// What the square puts at a pixel: weight 0 where nothing.
-__device__ __forceinline__ unsigned fetch(const Patch& p, const Place& row, const Place& column, unsigned (&rgb)[3]) {
-  const unsigned w = lerp(weight(p, row.low, column.low), weight(p, row.low, column.high), weight(p, row.high, column.low),
-                          weight(p, row.high, column.high), column.share, row.share);
-  if (w == 0) return 0;
-  const uint8_t *top = p.colour + 3 * row.low * p.side, *bottom = p.colour + 3 * row.high * p.side;
+// What the plan says at a pixel.
+__device__ __forceinline__ void fetch(const Patch& p, const Place& row, const Place& column, int (&out)[4]) {
+  int t00[4], t01[4], t10[4], t11[4];
+  planned(p, row.low, column.low, t00);
+  planned(p, row.low, column.high, t01);
+  planned(p, row.high, column.low, t10);
+  planned(p, row.high, column.high, t11);
 #pragma unroll
-  for (int c = 0; c < 3; ++c)
-    rgb[c] = lerp(top[3 * column.low + c], top[3 * column.high + c], bottom[3 * column.low + c],
-                  bottom[3 * column.high + c], column.share, row.share);
-  return w;
+  for (int c = 0; c < 4; ++c) out[c] = lerp(lerp(t00[c], t10[c], row.share), lerp(t01[c], t11[c], row.share), column.share);
 }
 
-__device__ __forceinline__ unsigned mixed(unsigned base, unsigned patch, unsigned w) {
-  return div255(patch * w + base * (255u - w));
+__device__ __forceinline__ unsigned mixed(int base, int change, int share) {
+  const int x = (base * ((1 << 14) - share) + change * 256 + (1 << 13)) >> 14;
+  return static_cast<unsigned>(x < 0 ? 0 : x < 255 ? x : 255);
 }
 
 // Sixteen pixels of row y from x on.
@@ -86,14 +79,14 @@ __device__ __forceinline__ void paste16(const Patch& p, int x, int y, unsigned (
 #pragma unroll
   for (int k = 0; k < 16; ++k) {
     const Place column = place(p, x + k, p.x0);
-    unsigned rgb[3];
-    const unsigned w = column.inside ? fetch(p, row, column, rgb) : 0u;
-    if (w == 0) continue;
+    if (!column.inside) continue;
+    int plan[4];
+    fetch(p, row, column, plan);
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
       const int at = 3 * k + c, shift = 8 * (at & 3);
       const unsigned old = words[at >> 2];
-      words[at >> 2] = (old & ~(255u << shift)) | mixed((old >> shift) & 255u, rgb[c], w) << shift;
+      words[at >> 2] = (old & ~(255u << shift)) | mixed(static_cast<int>((old >> shift) & 255u), plan[c], plan[3]) << shift;
     }
   }
 }
@@ -102,15 +95,14 @@ __device__ __forceinline__ void paste16(const Patch& p, int x, int y, unsigned (
 __device__ __forceinline__ void paste1(const Patch& p, int x, int y, uint8_t* pixel) {
   const Place row = place(p, y, p.y0), column = place(p, x, p.x0);
   if (!row.inside || !column.inside) return;
-  unsigned rgb[3];
-  const unsigned w = fetch(p, row, column, rgb);
-  if (w == 0) return;
-  for (int c = 0; c < 3; ++c) pixel[c] = static_cast<uint8_t>(mixed(pixel[c], rgb[c], w));
+  int plan[4];
+  fetch(p, row, column, plan);
+  for (int c = 0; c < 3; ++c) pixel[c] = static_cast<uint8_t>(mixed(pixel[c], plan[c], plan[3]));
 }
 
 template <bool kNv12>
-__global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, const uint8_t* mask, const float* window,
-                                                 int side, int width, int height, bool wide) {
+__global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, const uint8_t* mask, int side,
+                                                 int width, int height, bool wide) {
   if (mask && !mask[blockIdx.z]) return;
   const VvCompositeSlot& s = slots[blockIdx.z];
   const int x = 16 * (blockIdx.x * blockDim.x + threadIdx.x), y = 2 * (blockIdx.y * blockDim.y + threadIdx.y);
@@ -119,7 +111,7 @@ __global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, c
   const uint8_t* in0 = s.rgb + 3 * (static_cast<long>(y) * width + x);
   const uint8_t* in1 = in0 + 3L * width;
   const YuvPicture<kNv12> picture = {s.out, width, area};
-  const Patch patch = {s.colour, s.blend, window, s.placement[0], s.placement[1], s.placement[2], side};
+  const Patch patch = {s.plan, s.placement[0], s.placement[1], s.placement[2], side};
   const bool pasted = patch.scale > 0.f;
   if (wide) {
     unsigned a[12], b[12];
@@ -149,16 +141,15 @@ __global__ void __launch_bounds__(256) composite(const VvCompositeSlot* slots, c
 
 }  // namespace
 
-// Frame width x height (even), squares of side x side, window (side,) on the device: the feather along one side.
-// Returns a cudaError_t; 1 (invalid value) for sizes that make no sense.
-VV_CUDA_API int vvc_composite(const VvCompositeSlot* slots, const uint8_t* mask, const float* window, int n_slots, int side,
-                              int width, int height, int nv12, cudaStream_t stream) {
+// Frame width x height (even), squares of side x side. Returns a cudaError_t; 1 (invalid value) for sizes that make no sense.
+VV_CUDA_API int vvc_composite(const VvCompositeSlot* slots, const uint8_t* mask, int n_slots, int side, int width, int height, int nv12,
+                              cudaStream_t stream) {
   if (width < 2 || height < 2 || width % 2 || height % 2 || side < 1 || side > 8192) return 1;
   const dim3 block(32, 8), grid((width + 511) / 512, (height + 15) / 16, n_slots);
   const bool wide = width % 16 == 0;
   if (nv12)
-    VV_LAUNCH(composite<true>, grid, block, stream, slots, mask, window, side, width, height, wide);
+    VV_LAUNCH(composite<true>, grid, block, stream, slots, mask, side, width, height, wide);
   else
-    VV_LAUNCH(composite<false>, grid, block, stream, slots, mask, window, side, width, height, wide);
+    VV_LAUNCH(composite<false>, grid, block, stream, slots, mask, side, width, height, wide);
   return cudaGetLastError();
 }

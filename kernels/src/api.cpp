@@ -47,6 +47,7 @@ const bool tables_filled = fill_tables();
     k.name = #isa;               \
     raster::fill_raster(k);      \
     isa::fill_color(k);          \
+    isa::fill_paste_plan(k);     \
     isa::fill_pose(k);           \
     isa::fill_steps(k);          \
     isa::fill_features(k);       \
@@ -375,18 +376,35 @@ VV_API void vv_blend(uint8_t* base, long base_stride, const uint8_t* patch, cons
   active.load()->blend(base, base_stride, patch, mask, width, height);
 }
 
-// Pastes a square into the frame (out null), or gives the result as I420 and leaves the frame. 0, or -1 when memory is out.
-VV_API int vv_composite(uint8_t* rgb, int width, int height, const uint8_t* colour, const float* mask, const float* window,
-                        int side, float scale, float x0, float y0, uint8_t* out) {
+// What a painted square changes, (side, side, 4). 0, or -1 when memory is out.
+VV_API int vv_paste_plan(const uint8_t* colour, const uint8_t* under, const float* mask, const float* window, int side, int16_t* plan) {
+  try {
+    const size_t n = side, area = n * n, padded = (n + 2) * (n + 2);
+    std::vector<uint8_t> weight(area);
+    std::vector<int32_t> pictures(2 * padded + 2 * area);
+    std::vector<int64_t> sums(2 * n);
+    int32_t* at = pictures.data();
+    PastePlanScratch scratch{weight.data(), at, at + padded, at + 2 * padded, at + 2 * padded + area, sums.data()};
+    active.load()->paste_plan(colour, under, mask, window, side, plan, scratch);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return -1;
+  }
+}
+
+// Pastes a square by its plan into the frame (out null), or gives the result as I420 and leaves the frame. 0, or -1 when memory is out.
+VV_API int vv_composite(uint8_t* rgb, int width, int height, const int16_t* plan, int side, float scale, float x0, float y0,
+                        uint8_t* out) {
   try {
     const size_t pixels = static_cast<size_t>(width) + height, n = side;
     std::vector<int32_t> low(pixels);
-    std::vector<uint16_t> shares(2 * pixels + 4 * n);
-    std::vector<uint8_t> bytes(4 * n * n + n + 6 * static_cast<size_t>(width));
+    std::vector<uint16_t> shares(2 * pixels);
+    std::vector<int16_t> row(4 * n);
+    std::vector<uint8_t> bytes(n + 6 * static_cast<size_t>(width));
     PasteScratch scratch{{0, 0, low.data(), shares.data(), shares.data() + pixels},
                          {0, 0, low.data() + width, shares.data() + width, shares.data() + pixels + width},
-                         bytes.data(), bytes.data() + 4 * n * n, bytes.data() + 4 * n * n + n, shares.data() + 2 * pixels};
-    active.load()->composite(rgb, width, height, colour, mask, window, side, scale, x0, y0, out, scratch);
+                         bytes.data(), bytes.data() + n, row.data()};
+    active.load()->composite(rgb, width, height, plan, side, scale, x0, y0, out, scratch);
     return 0;
   } catch (const std::bad_alloc&) {
     return -1;

@@ -1,8 +1,8 @@
 // RGB -> I420 (BT.601, limited range: what WebRTC encoders take) and the blend of a patch into a picture.
 //
 // rgb_to_i420: Y a pixel, U and V from the sum of 2x2 pixels, Q15 coefficients, rounded once. 3 B read and 1.5 B written a
-// pixel. blend: base += (patch - base) * mask / 255, rounded. paste: a square picture by scale and offset into a frame, as
-// cuda/composite.cu has it; fused with the conversion, a pair of rows passes through the cache once.
+// pixel. blend: base += (patch - base) * mask / 255, rounded. paste: a square's plan (paste_plan.cpp) by scale and offset into a
+// frame, as cuda/composite.cu has it; fused with the conversion, a pair of rows passes through the cache once.
 #include "kernels.h"
 #include "simd.h"
 
@@ -130,95 +130,109 @@ void place(int pixels, float scale, float origin, int side, PasteAxis& axis) {
   }
 }
 
-// A row of the square between two rows, in 1/256: four channels of 16 bits a pixel.
-VV_INLINE void between_rows(const uint8_t* top, const uint8_t* bottom, unsigned share, int n, uint16_t* out) {
-  const uint16_t f = static_cast<uint16_t>(share), g = static_cast<uint16_t>(256 - share);
-  for (int i = 0; i < n; ++i) out[i] = static_cast<uint16_t>(top[i] * g + bottom[i] * f);
+// A row of the plan between two rows, in 1/256: four channels a pixel.
+VV_INLINE void between_rows(const int16_t* top, const int16_t* bottom, int share, int n, int16_t* out) {
+  int i = 0;
+#if defined(__AVX2__)
+  const __m256i shares = _mm256_set1_epi32((256 - share) | share << 16), half = _mm256_set1_epi32(128);
+  for (; i + 16 <= n; i += 16) {
+    const __m256i t = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(top + i));
+    const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bottom + i));
+    const auto mean = [&](__m256i pairs) __attribute__((always_inline)) {
+      return _mm256_srai_epi32(_mm256_add_epi32(_mm256_madd_epi16(pairs, shares), half), 8);
+    };
+    const __m256i lo = mean(_mm256_unpacklo_epi16(t, b)), hi = mean(_mm256_unpackhi_epi16(t, b));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_packs_epi32(lo, hi));
+  }
+#endif
+  for (; i < n; ++i) out[i] = static_cast<int16_t>((top[i] * (256 - share) + bottom[i] * share + 128) >> 8);
 }
 
-// The square's pixels over those of a row, from axis.from on.
-VV_INLINE void paste_row(const PasteAxis& axis, const uint16_t* square, uint8_t* rgb) {
-  const int n = axis.to - axis.from;
-  int k = 0;
+// The plan's pixels over those of a row: of its places on the axis those from k up to n.
+VV_INLINE void paste_row(const PasteAxis& axis, const int16_t* plan, int k, int n, uint8_t* rgb) {
 #if defined(__AVX2__)
-  // Two pixels at a time, a half each, 32 bits a channel. Eight bytes are read and written where six are meant.
-  const __m256i half = _mm256_set1_epi32(1 << 15), full = _mm256_set1_epi32(255), bias = _mm256_set1_epi32(128);
+  // Two pixels at a time, a half each, 32 bits a channel. Eight bytes are read where six are meant.
+  const __m256i half = _mm256_set1_epi32(1 << 13), full = _mm256_set1_epi32(1 << 14), bias = _mm256_set1_epi32(128);
+  const __m256i zero = _mm256_setzero_si256(), most = _mm256_set1_epi32(255);
   const __m256i spread = _mm256_setr_epi8(0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, -1, -1, -1, -1,  //
                                           3, -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, -1, -1, -1, -1);
   const __m256i join = _mm256_setr_epi8(0, 4, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
                                         -1, -1, -1, 0, 4, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
   for (; k + 3 <= n; k += 2) {
-    const uint16_t *l0 = square + 4L * axis.low[k], *l1 = square + 4L * axis.low[k + 1];
-    const auto two = [](const uint16_t* p, const uint16_t* q) __attribute__((always_inline)) {
+    const int16_t *l0 = plan + 4L * axis.low[k], *l1 = plan + 4L * axis.low[k + 1];
+    const auto two = [](const int16_t* p, const int16_t* q) __attribute__((always_inline)) {
       const __m128i a = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
       const __m128i b = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(q));
-      return _mm256_cvtepu16_epi32(_mm_unpacklo_epi64(a, b));
+      return _mm256_cvtepi16_epi32(_mm_unpacklo_epi64(a, b));
     };
     const __m256i l = two(l0, l1), r = two(l0 + 4 * axis.step[k], l1 + 4 * axis.step[k + 1]);
+    if (_mm256_testz_si256(_mm256_or_si256(l, r), _mm256_or_si256(l, r))) continue;
     const __m256i f = _mm256_inserti128_si256(_mm256_set1_epi32(axis.share[k]), _mm_set1_epi32(axis.share[k + 1]), 1);
-    // l 256 + (r - l) f: the difference is signed, the sum is as before.
     __m256i v = _mm256_add_epi32(_mm256_slli_epi32(l, 8), _mm256_mullo_epi32(_mm256_sub_epi32(r, l), f));
-    v = _mm256_srli_epi32(_mm256_add_epi32(v, half), 16);
-    const __m256i w = _mm256_shuffle_epi32(v, 0xFF);
-    if (_mm256_testz_si256(w, w)) continue;
+    v = _mm256_srai_epi32(_mm256_add_epi32(v, bias), 8);
+    const __m256i kept = _mm256_sub_epi32(full, _mm256_shuffle_epi32(v, 0xFF));
     uint8_t* o = rgb + 3L * k;
     uint64_t base;
     std::memcpy(&base, o, 8);
     const __m256i old = _mm256_shuffle_epi8(_mm256_set1_epi64x(static_cast<int64_t>(base)), spread);
-    // Bytes times bytes fit the lower halves of the lanes.
-    __m256i x = _mm256_add_epi32(_mm256_mullo_epi16(v, w), _mm256_mullo_epi16(old, _mm256_sub_epi32(full, w)));
-    x = _mm256_add_epi32(x, bias);
-    x = _mm256_srli_epi32(_mm256_add_epi32(x, _mm256_srli_epi32(x, 8)), 8);
-    x = _mm256_shuffle_epi8(x, join);
+    // Bytes times 15 bits: the lower halves of the lanes, the upper ones are 0.
+    __m256i x = _mm256_add_epi32(_mm256_madd_epi16(old, kept), _mm256_slli_epi32(v, 8));
+    x = _mm256_srai_epi32(_mm256_add_epi32(x, half), 14);
+    x = _mm256_shuffle_epi8(_mm256_min_epi32(_mm256_max_epi32(x, zero), most), join);
     const __m128i six = _mm_or_si128(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    const uint64_t fresh = (static_cast<uint64_t>(_mm_cvtsi128_si64(six)) & 0xffffffffffffull) | (base & ~0xffffffffffffull);
-    std::memcpy(o, &fresh, 8);
+    // No more than the six: what the next two read would wait for a store that holds a part of it.
+    const uint64_t fresh = static_cast<uint64_t>(_mm_cvtsi128_si64(six));
+    const uint32_t head = static_cast<uint32_t>(fresh);
+    const uint16_t rest = static_cast<uint16_t>(fresh >> 32);
+    std::memcpy(o, &head, 4);
+    std::memcpy(o + 4, &rest, 2);
   }
 #endif
   for (; k < n; ++k) {
-    const uint16_t* l = square + 4L * axis.low[k];
-    const uint16_t* r = l + 4 * axis.step[k];
-    const uint32_t f = axis.share[k], g = 256 - f;
+    const int16_t* l = plan + 4L * axis.low[k];
+    const int16_t* r = l + 4 * axis.step[k];
+    const int f = axis.share[k];
+    int v[4];
+    for (int c = 0; c < 4; ++c) v[c] = (l[c] * (256 - f) + r[c] * f + 128) >> 8;
     uint8_t* o = rgb + 3L * k;
-    const uint32_t w = (l[3] * g + r[3] * f + (1u << 15)) >> 16;
-    if (w == 0) continue;
     for (int c = 0; c < 3; ++c) {
-      const uint32_t v = (l[c] * g + r[c] * f + (1u << 15)) >> 16;
-      o[c] = static_cast<uint8_t>(div255(v * w + o[c] * (255u - w)));
+      const int x = (o[c] * ((1 << 14) - v[3]) + v[c] * 256 + (1 << 13)) >> 14;
+      o[c] = static_cast<uint8_t>(x < 0 ? 0 : x < 255 ? x : 255);
     }
   }
 }
 
 // rgb (height, width, 3) is changed in place where out is null; else it stays, and out is the result in I420.
-void composite(uint8_t* rgb, int width, int height, const uint8_t* colour, const float* mask, const float* window, int side,
-               float scale, float x0, float y0, uint8_t* out, PasteScratch& scratch) {
+void composite(uint8_t* rgb, int width, int height, const int16_t* plan, int side, float scale, float x0, float y0, uint8_t* out,
+               PasteScratch& scratch) {
   PasteAxis &across = scratch.across, &down = scratch.down;
   place(width, scale, x0, side, across);
   place(height, scale, y0, side, down);
-  uint8_t *square = scratch.square, *wanted = scratch.wanted, *pair = scratch.pair;
+  uint8_t *wanted = scratch.wanted, *pair = scratch.pair;
+  int first = side, last = -1;  // columns of the square that change anything
   for (int i = 0; i < side; ++i) {
-    const float* m = mask + static_cast<long>(i) * side;
-    const uint8_t* c = colour + 3L * i * side;
-    uint8_t* s = square + 4L * i * side;
-    unsigned any = 0;
-    for (int j = 0; j < side; ++j) {
-      const float kept = m[j] > 0.f ? (m[j] < 1.f ? m[j] : 1.f) : 0.f;
-      const unsigned w = static_cast<unsigned>(kept * (255.f * (window[i] * window[j])) + 0.5f);
-      s[4 * j] = c[3 * j];
-      s[4 * j + 1] = c[3 * j + 1];
-      s[4 * j + 2] = c[3 * j + 2];
-      s[4 * j + 3] = static_cast<uint8_t>(w);
-      any |= w;
-    }
+    const int16_t* p = plan + 4L * i * side;
+    int any = 0;
+    for (int j = 0; j < 4 * side; ++j) any |= p[j];
     wanted[i] = any != 0;
+    if (!any) continue;
+    const auto empty = [&](int j) { return !(p[4 * j] | p[4 * j + 1] | p[4 * j + 2] | p[4 * j + 3]); };
+    for (int j = 0; j < first; ++j)
+      if (!empty(j)) first = j;
+    for (int j = side - 1; j > last; --j)
+      if (!empty(j)) last = j;
   }
-  const auto paste = [&](int y, uint8_t* to) __attribute__((always_inline)) {
+  int from = 0, to = across.to - across.from;
+  while (from < to && across.low[from] + across.step[from] < first) ++from;
+  while (from < to && across.low[to - 1] > last) --to;
+  const auto paste = [&](int y, uint8_t* at) __attribute__((always_inline)) {
     const int k = y - down.from, low = down.low[k], high = low + down.step[k];
-    between_rows(square + 4L * low * side, square + 4L * high * side, down.share[k], 4 * side, scratch.row);
-    paste_row(across, scratch.row, to + 3L * across.from);
+    between_rows(plan + 4L * (low * side + first), plan + 4L * (high * side + first), down.share[k], 4 * (last + 1 - first),
+                 scratch.row + 4 * first);
+    paste_row(across, scratch.row, from, to, at + 3L * across.from);
   };
   const auto touched = [&](int y) {
-    return y >= down.from && y < down.to && across.from < across.to &&
+    return y >= down.from && y < down.to && from < to &&
            (wanted[down.low[y - down.from]] | wanted[down.low[y - down.from] + down.step[y - down.from]]);
   };
   const long stride = 3L * width;

@@ -78,8 +78,14 @@ struct PasteAxis {
 };
 struct PasteScratch {
   PasteAxis across, down;
-  uint8_t *square, *wanted, *pair;  // (side, side, 4), (side,) whether anything of a row is wanted, (2, width, 3)
-  uint16_t* row;                    // (side, 4)
+  uint8_t *wanted, *pair;  // (side,) whether anything of a row is wanted, (2, width, 3)
+  int16_t* row;            // (side, 4)
+};
+struct PastePlanScratch {
+  uint8_t* weight;          // (side, side)
+  int32_t *before, *after;  // (side + 2, side + 2)
+  int32_t *lost, *had;      // (side, side)
+  int64_t* sums;            // (2, side)
 };
 
 // One step of the sampler: arrays (slots, n), seeds, frames and mask (slots,); see cuda/sampler_step.cu, which has the same.
@@ -134,8 +140,10 @@ struct Kernels {
   void (*composite_rows)(const Job&, int y0, int y1);  // layers over the outputs; leaves the layers empty
   void (*rgb_to_i420)(const uint8_t* rgb, int width, int height, uint8_t* out);
   void (*blend)(uint8_t* base, long base_stride, const uint8_t* patch, const uint8_t* mask, int width, int height);
-  void (*composite)(uint8_t* rgb, int width, int height, const uint8_t* colour, const float* mask, const float* window,
-                    int side, float scale, float x0, float y0, uint8_t* out, PasteScratch&);
+  void (*paste_plan)(const uint8_t* colour, const uint8_t* under, const float* mask, const float* window, int side, int16_t* plan,
+                     PastePlanScratch&);
+  void (*composite)(uint8_t* rgb, int width, int height, const int16_t* plan, int side, float scale, float x0, float y0,
+                    uint8_t* out, PasteScratch&);
   void (*pose)(const PoseRig&, const float* coefficients, const float* joints, const float* camera, float* out,
                float* camera_space);
   void (*sampler_step)(const SamplerStep&, int slots, long n);
@@ -145,9 +153,9 @@ struct Kernels {
   void (*face_crop)(const FaceCrop&, FaceCropScratch&);
 };
 
-namespace base { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
-namespace avx2 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
-namespace avx512 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
+namespace base { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_paste_plan(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
+namespace avx2 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_paste_plan(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
+namespace avx512 { void fill_raster(Kernels&); void fill_color(Kernels&); void fill_paste_plan(Kernels&); void fill_pose(Kernels&); void fill_steps(Kernels&); void fill_features(Kernels&); }
 
 // Filled when the library loads (api.cpp).
 alignas(32) extern int16_t bicubic_weights[256][4];  // Catmull-Rom at 1/256 texel, sum 16384

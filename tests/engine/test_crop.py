@@ -24,7 +24,8 @@ def picture(height=300, width=320, seed=0):
 def test_pasting_with_mask_zero_changes_no_bit(transform):
     frame = picture()
     before = frame.copy()
-    out = paste(frame, crop(frame, transform)[..., ::-1], np.zeros((CROP, CROP), np.float32), transform)
+    seen = crop(frame, transform)
+    out = paste(frame, seen, seen[..., ::-1], np.zeros((CROP, CROP), np.float32), transform)
     assert out is frame
     assert (frame == before).all()
 
@@ -36,7 +37,7 @@ def test_whole_translations_are_exact_both_ways():
     assert (piece == frame[30 : 30 + CROP, 40 : 40 + CROP]).all()
     assert (crop(frame, transform, nearest=True) == piece).all()
     blank = np.zeros_like(frame)
-    paste(blank, piece, np.ones((CROP, CROP)), transform)
+    paste(blank, crop(blank, transform), piece, np.ones((CROP, CROP)), transform)
     inner = slice(30, -30)
     assert (blank[30 : 30 + CROP, 40 : 40 + CROP][inner, inner] == piece[inner, inner]).all()
     assert not blank[:30].any() and not blank[:, :40].any() and not blank[:, 40 + CROP :].any()
@@ -47,11 +48,11 @@ def test_crop_over_the_frame_border_repeats_it_and_pastes_what_is_inside():
     transform = CropTransform(1.0, 50.0, -100.0)
     piece = crop(frame, transform)
     assert (piece[:, :50] == piece[:, 50:51]).all()
-    paste(frame, np.full((CROP, CROP, 3), 7, np.uint8), np.ones((CROP, CROP), np.float32), transform)
+    paste(frame, piece, np.full((CROP, CROP, 3), 7, np.uint8), np.ones((CROP, CROP), np.float32), transform)
     assert (frame[150:200, :150] == 7).all()
     far = CropTransform(1.0, -9999.0, 0.0)
     before = frame.copy()
-    assert (paste(frame, piece, np.ones((CROP, CROP), np.float32), far) == before).all()
+    assert (paste(frame, piece, piece, np.ones((CROP, CROP), np.float32), far) == before).all()
 
 
 @pytest.mark.parametrize("scale", [0.62, 1.3])
@@ -60,14 +61,19 @@ def test_a_smooth_picture_survives_crop_and_paste_in_place(scale):
     smooth = np.stack([x / 2, y / 2, (x + y) / 4], -1).astype(np.uint8)
     transform = CropTransform(scale, -31.7, -43.2)
     frame = smooth.copy()
-    paste(frame, crop(frame, transform), np.ones((CROP, CROP), np.float32), transform)
-    assert np.abs(frame.astype(int) - smooth).max() <= 2
+    seen = crop(frame, transform)
+    paste(frame, seen, seen, np.ones((CROP, CROP), np.float32), transform)
+    assert (frame == smooth).all()
+    paste(frame, seen, seen + np.uint8(9), np.ones((CROP, CROP), np.float32), transform)
+    inner = np.s_[100:180, 100:180]
+    assert np.abs(frame[inner].astype(int) - smooth[inner] - 9).max() <= 1
 
 
 def test_border_is_feathered():
     frame = np.zeros((CROP, CROP, 3), np.uint8)
     paste(
         frame,
+        frame.copy(),
         np.full((CROP, CROP, 3), 255, np.uint8),
         np.ones((CROP, CROP), np.float32),
         CropTransform(1.0, 0.0, 0.0),
@@ -97,7 +103,8 @@ def test_points_agree_with_pixels():
 
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="expected"):
-        paste(picture(), np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.float32), CropTransform(1, 0, 0))
+        small = np.zeros((8, 8, 3), np.uint8)
+        paste(picture(), small, small, np.zeros((8, 8), np.float32), CropTransform(1, 0, 0))
 
 
 def test_positions_quantise_over_the_box_and_keep_zero_for_nothing():

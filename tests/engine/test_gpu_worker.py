@@ -133,7 +133,7 @@ def test_what_a_device_cannot_draw_is_refused(device: EmulatedDevice, small: Ava
     with pytest.raises(DeviceError, match="does not fit"):
         device.upload(np.zeros(3, np.float32), np.zeros(4, np.float32))
     with pytest.raises(DeviceError, match="failed with CUDA error 1"):
-        call(device, "vvc_composite", None, None, None, 1, 1, 3, 2, 0)
+        call(device, "vvc_composite", None, None, 1, 1, 3, 2, 0)
 
 
 def test_kinds_of_triangles() -> None:

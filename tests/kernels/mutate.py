@@ -91,6 +91,12 @@ def check_sampler_step(cuda: Launcher) -> None:
     steps.test_the_sampler_refuses_steps_without_their_arrays(cuda)
 
 
+def check_paste_plan(cuda: Launcher) -> None:
+    for seed in range(10):
+        steps.check_paste_plan(cuda, seed, 2, (1, 7, 16, 23, 38)[seed % 5])
+    steps.test_paste_plan_refuses_no_square(cuda)
+
+
 def check_composite(cuda: Launcher) -> None:
     for seed in range(9):
         steps.check_composite(cuda, seed, 2, (48, 46, 544)[seed % 3], (20, 14)[seed // 5])
@@ -130,6 +136,7 @@ CHECKS: dict[str, Check] = {
     "log_mel.cu": check_log_mel,
     "kv_ring.cu": check_kv_ring,
     "sampler_step.cu": check_sampler_step,
+    "paste_plan.cu": check_paste_plan,
     "composite.cu": check_composite,
     "face_crop.cu": check_face_crop,
     "states.cu": check_states,
@@ -252,6 +259,31 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
          "const float2 d0 = direction(w.y), d1 = direction(w.y);"),
         ("sine for cosine", "quarter & 1 ? sine : cosine, s", "quarter & 1 ? cosine : sine, s"),
     ],
+    "paste_plan.cu": [
+        ("mask upside down", "mask && !mask[blockIdx.z]", "mask && mask[blockIdx.z]"),
+        ("feather of one side", "window[row] * window[column]", "window[row] * window[row]"),
+        ("mask above 1", "(m < 1.f ? m : 1.f)", "m"),
+        ("weights cut", "+ 0.5f);", ");"),
+        ("change cut", "* 16448 + 32768) >> 16", "* 16448) >> 16"),
+        ("no border", "return i < 0 ? 0 : i < n ? i : n - 1;", "return i < 0 ? 0 : i < n ? i : n - 2 + (n < 2);"),
+        ("nothing new", "after[i] = before[i] + (sum >> 4);", "after[i] = before[i];"),
+        ("first barrier", "after[i] = before[i] + (sum >> 4);\n  }\n  __syncthreads();", "after[i] = before[i] + (sum >> 4);\n  }"),
+        ("second barrier", "had[i] = h;\n  }\n  __syncthreads();", "had[i] = h;\n  }"),
+        ("third barrier", "had_rows[i] = h;\n  }\n  __syncthreads();", "had_rows[i] = h;\n  }"),
+        ("beyond the square counts", "y >= 0 && y < side && x >= 0 && x < side", "y >= 0 && y <= side && x >= 0 && x < side"),
+        ("a pixel off", "(row + 1) * kSeen + column + 1", "(row + 1) * kSeen + column"),
+        ("what is new by itself", "l = old * (old - fresh);", "l = fresh * (old - fresh);"),
+        ("narrower window", "for (int k = 0; k <= 2 * kReach; ++k) {\n      l += lost", "for (int k = 0; k < 2 * kReach; ++k) {\n      l += lost"),
+        ("no floor", "l = 0, h = kFloor;", "l = 0, h = 1;"),
+        ("share cut", "(l * kOne + h / 2) / h", "(l * kOne) / h"),
+        ("share above 1", "share = l < h ?", "share = true ?"),
+        ("what is finer stays as what is fine", "share = (share * (2 * kOne - share)) >> 14;", ""),
+        ("nothing stays below", "((share * u + 128) >> 8)", "0"),
+        ("32 bits", "long long l = 0, h = 0;", "int l = 0, h = 0;"),
+        ("any side", "side > 8192 ||", ""),
+        ("last tile left out", "(side + kTile - 1) / kTile", "side / kTile + (side < kTile)"),
+        ("past the side", "if (x >= side || y >= side) return;", "if (x > side || y > side) return;"),
+    ],
     "composite.cu": [
         ("mask upside down", "mask && !mask[blockIdx.z]", "mask && mask[blockIdx.z]"),
         ("square a pixel wide", "u <= static_cast<float>(p.side)", "u <= static_cast<float>(p.side + 1)"),
@@ -260,16 +292,17 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
         ("no rounding of places", "u * 256.f - 127.5f", "u * 256.f - 128.f"),
         ("before the first pixel", "out.low = i < 0 ? 0 : i;", "out.low = i;"),
         ("after the last pixel", "i + 1 < p.side ? i + 1 : p.side - 1", "i + 1"),
-        ("feather of one side", "p.window[row] * p.window[column]", "p.window[row] * p.window[row]"),
-        ("mask above 1", "(m < 1.f ? m : 1.f)", "m"),
-        ("weights cut", "+ 0.5f);", ");"),
-        ("shares swapped", "(l * (256u - fx) + r * fx + (1u << 15)) >> 16", "(r * (256u - fx) + l * fx + (1u << 15)) >> 16"),
-        ("rows swapped", "t00 * (256u - fy) + t10 * fy", "t10 * (256u - fy) + t00 * fy"),
-        ("one row twice", "*bottom = p.colour + 3 * row.high * p.side", "*bottom = p.colour + 3 * row.low * p.side"),
-        ("blend the wrong way", "patch * w + base * (255u - w)", "base * w + patch * (255u - w)"),
-        ("no rounding", "x += 128; return (x + (x >> 8)) >> 8;", "return (x + (x >> 8)) >> 8;"),
+        ("shares swapped", "a * (256 - share) + b * share", "b * (256 - share) + a * share"),
+        ("no rounding between", "b * share + 128) >> 8", "b * share) >> 8"),
+        ("rows swapped", "lerp(t00[c], t10[c], row.share)", "lerp(t10[c], t00[c], row.share)"),
+        ("one row twice", "planned(p, row.high, column.high, t11);", "planned(p, row.low, column.high, t11);"),
+        ("all of the frame stays", "base * ((1 << 14) - share)", "base * (1 << 14)"),
+        ("no rounding", "change * 256 + (1 << 13)) >> 14", "change * 256) >> 14"),
+        ("below black", "x < 0 ? 0 : x < 255 ? x : 255", "x < 255 ? x : 255"),
+        ("above white", "x < 0 ? 0 : x < 255 ? x : 255", "x < 0 ? 0 : x"),
+        ("darkening unsigned", "out[1] = static_cast<int16_t>(w.x >> 16);", "out[1] = static_cast<int>(w.x >> 16);"),
         ("second row not pasted", "      paste16(patch, x, y + 1, b);\n", ""),
-        ("a pixel's channels mixed", "mixed((old >> shift) & 255u, rgb[c], w)", "mixed((old >> shift) & 255u, rgb[2 - c], w)"),
+        ("a pixel's channels mixed", "plan[c], plan[3]) << shift", "plan[2 - c], plan[3]) << shift"),
         ("neighbour's byte kept", "(old & ~(255u << shift))", "old"),
         ("second row not pasted (scalar)", "      paste1(patch, x + i + k, y + 1, bottom + 3 * k);\n", ""),
         ("pasted without a scale", "patch.scale > 0.f", "patch.scale >= 0.f"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paste_reference import painting, pasted, planned
 from visavis import kernels
 
 sizes = st.integers(1, 40).map(lambda n: 2 * n)
@@ -94,45 +95,22 @@ def test_wrong_input_is_one_clear_error() -> None:
         kernels.blend(base, patch, mask[:2], 0, 0)
 
 
-def pasted(frame, colour, mask, window, placement):
-    """The same in numpy, in whole numbers where the kernel has them."""
-    f = np.float32
-    side = len(colour)
-    weight = (np.clip(np.nan_to_num(mask), 0, 1) * (f(255) * np.outer(window, window)) + f(0.5)).astype(int)
-    square = np.concatenate([colour, weight[..., None]], 2).astype(int)
-    axes = []
-    for n, origin in ((frame.shape[0], placement[2]), (frame.shape[1], placement[1])):
-        u = f(placement[0]) * (np.arange(n, dtype=f) + f(0.5)) + f(origin)
-        q = np.floor(u * f(256) - f(127.5)).astype(int)
-        low, high = np.clip(q >> 8, 0, side - 1), np.clip((q >> 8) + 1, 0, side - 1)
-        axes.append((np.where(q >> 8 < 0, 0, low), high, q & 255, (u >= 0) & (u <= side)))
-    (r0, r1, fy, in_y), (c0, c1, fx, in_x) = axes
-    fy, fx = fy[:, None, None], fx[None, :, None]
-    left = square[r0][:, c0] * (256 - fy) + square[r1][:, c0] * fy
-    right = square[r0][:, c1] * (256 - fy) + square[r1][:, c1] * fy
-    over = (left * (256 - fx) + right * fx + 32768) >> 16
-    w = over[..., 3:] * (in_y[:, None] & in_x[None, :])[..., None]
-    mixed = over[..., :3] * w + frame.astype(int) * (255 - w)
-    return ((2 * mixed + 255) // 510).astype(np.uint8)
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_paste_and_composite(seed: int) -> None:
     rng = np.random.default_rng(seed)
     width, height, side = 2 * int(rng.integers(1, 40)), 2 * int(rng.integers(1, 30)), int(rng.integers(1, 30))
     frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    colour = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-    mask = rng.uniform(-0.5, 1.5, (side, side)).astype(np.float32)
-    mask[0, 0] = np.nan
-    window = rng.random(side).astype(np.float32)
+    colour, under, mask, window = painting(rng, side)
     scale = float(rng.choice([0.3, 1.0, 2.2]))
     x0, y0 = (side / 2 - scale * float(rng.uniform(-3, n + 3)) for n in (width, height))
     placement = tuple(float(np.float32(x)) for x in (scale, x0, y0))
-    wanted = pasted(frame, colour, mask, window, placement)
+    plan = planned(colour, under, mask, window)
+    wanted = pasted(frame, plan, placement)
     for isa in kernels.available_isas():
         kernels.use_isa(isa)
         try:
-            square = kernels.Square(colour, mask, window, placement)  # type: ignore[arg-type]
+            square = kernels.Square(colour, under, mask, window, placement)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(square.plan(), plan)
             got = frame.copy()
             kernels.paste(got, square)
             np.testing.assert_array_equal(got, wanted)
@@ -144,14 +122,51 @@ def test_paste_and_composite(seed: int) -> None:
             kernels.use_isa()
 
 
+@pytest.mark.parametrize("side", [31, 64, 256])
+def test_a_plan_of_a_part_is_that_of_the_whole(side: int) -> None:
+    """Only the part that is wanted is looked at: wherever it lies, the numbers are those of looking at everything."""
+    rng = np.random.default_rng(side)
+    colour, under = (rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(2))
+    window = np.ones(side, np.float32)
+    for x, y in ((side // 2, side // 2), (0, side // 2), (side - 5, 0), (3, side - 9)):
+        mask = np.zeros((side, side), np.float32)
+        mask[y : y + 9, x : x + 5] = 0.7
+        got = kernels.Square(colour, under, mask, window, (1.0, 0.0, 0.0)).plan()
+        np.testing.assert_array_equal(got, planned(colour, under, mask, window))
+        assert got[max(y - 5, 0) : y + 14, max(x - 5, 0) : x + 10].any() and not got[:, x + 10 :].any()
+
+
+def test_a_paste_keeps_what_is_finer_than_the_square() -> None:
+    """Twice the square's resolution: a painting that darkens keeps the frame's details, one that smooths takes them away."""
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 12, (128, 128, 1)) + cv2.resize(rng.normal(0, 25, (64, 64)), (128, 128))[..., None]
+    frame = np.clip(128 + noise + np.zeros(3), 0, 255).astype(np.uint8)
+    under = cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA)
+    mask, window = np.ones((64, 64), np.float32), np.ones(64, np.float32)
+
+    def fine(colour):
+        out = frame.copy()
+        kernels.paste(out, kernels.Square(colour, under, mask, window, (0.5, 0.0, 0.0)))
+        piece = out[16:-16, 16:-16].astype(np.float32)
+        return float(np.abs(piece - cv2.GaussianBlur(piece, (0, 0), 1)).mean()), float(piece.mean())
+
+    before, mean = fine(under)
+    darker, dark = fine(under - 40)
+    smooth, _ = fine(cv2.blur(under, (9, 9)))
+    assert abs(darker / before - 1) < 0.02 and abs(mean - 40 - dark) < 1
+    assert smooth < 0.25 * before
+
+
 def test_squares_that_make_no_sense_are_refused() -> None:
     frame, colour = np.zeros((4, 4, 3), np.uint8), np.zeros((3, 3, 3), np.uint8)
     mask, window = np.zeros((3, 3), np.float32), np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="scale > 0"):
-        kernels.Square(colour, mask, window, (0.0, 0.0, 0.0))
+        kernels.Square(colour, colour, mask, window, (0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="mask: expected shape"):
-        kernels.Square(colour, mask[:2], window, (1.0, 0.0, 0.0))
-    square = kernels.Square(colour, mask, window, (1.0, 0.0, 0.0))
+        kernels.Square(colour, colour, mask[:2], window, (1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="under: expected shape"):
+        kernels.Square(colour, colour[:2], mask, window, (1.0, 0.0, 0.0))
+    square = kernels.Square(colour, colour, mask, window, (1.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="even sides"):
         kernels.composite(frame[:3], square)
     with pytest.raises(ValueError, match="frame: must be C-contiguous"):

@@ -1,4 +1,4 @@
-"""kv_ring.cu, sampler_step.cu, composite.cu, face_crop.cu and states.cu: on the CPU in shuffled thread orders, on a GPU with `-m gpu`."""
+"""kv_ring.cu, sampler_step.cu, paste_plan.cu, composite.cu, face_crop.cu and states.cu: on the CPU in shuffled thread orders, on a GPU with `-m gpu`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launcher import Launcher
 from numpy.typing import NDArray
+from paste_reference import painting
 from visavis import kernels
 from visavis.engine.runtime.gpu.structures import StateTensor
 from visavis.engine.video.crop import CropTransform, place_of
@@ -226,25 +227,67 @@ def test_the_sampler_refuses_steps_without_their_arrays(cuda: Launcher) -> None:
 # Composite
 
 
+class PastePlanSlot(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_void_p) for n in ("colour", "under", "blend", "plan")]
+
+
 class CompositeSlot(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_void_p) for n in ("rgb", "colour", "blend", "placement", "out")]
+    _fields_ = [(n, ctypes.c_void_p) for n in ("rgb", "plan", "placement", "out")]
+
+
+def check_paste_plan(cuda: Launcher, seed: int, slots: int, side: int) -> None:
+    """The bits of the CPU library's plan."""
+    rng = np.random.default_rng(seed)
+    paintings = [painting(rng, side) for _ in range(slots)]
+    window = cuda.put(paintings[0][3])
+    mask = cuda.put(rng.integers(0, 2, slots, dtype=np.uint8)) if rng.random() < 0.5 else None
+    for order in SEEDS:
+        cuda.shuffle(order)
+        plans = [cuda.array((side * side * 4 + 8,), np.int16) for _ in range(slots)]
+        for plan in plans:
+            plan[:] = GUARD
+        memory = [[cuda.put(a) for a in p[:3]] for p in paintings]
+        table = cuda.structures(
+            PastePlanSlot, [PastePlanSlot(*map(cuda.address, (*memory[s], plans[s]))) for s in range(slots)]
+        )
+        where = cuda.pointer(table), cuda.pointer(mask), cuda.pointer(window)
+        assert cuda.vvc_paste_plan(*where, slots, side) == 0
+        for s, (colour, under, blend, _) in enumerate(paintings):
+            assert (plans[s][-8:] == GUARD).all()
+            if mask is not None and not mask[s]:
+                assert (plans[s] == GUARD).all()
+                continue
+            wanted = kernels.Square(colour, under, blend, paintings[0][3], (1.0, 0.0, 0.0)).plan()
+            np.testing.assert_array_equal(plans[s][:-8].reshape(wanted.shape), wanted)
+
+
+@several
+@given(seeds, st.integers(1, 2), st.integers(1, 40))
+def test_paste_plan(cuda: Launcher, seed: int, slots: int, side: int) -> None:
+    check_paste_plan(cuda, seed, slots, side)
+
+
+def test_paste_plan_refuses_no_square(cuda: Launcher) -> None:
+    for slots, side in ((1, 0), (1, 9000), (0, 4)):
+        assert cuda.vvc_paste_plan(None, None, None, slots, side) == 1
 
 
 def check_composite(cuda: Launcher, seed: int, slots: int, width: int, height: int) -> None:
     """The bits of the CPU library's paste and conversion, wherever the square lies."""
     rng = np.random.default_rng(seed)
     side = int(rng.integers(1, 40))
-    window = cuda.put(rng.choice([0, 0.3, 1], side).astype(np.float32))
     mask = cuda.put(rng.integers(0, 2, slots, dtype=np.uint8)) if rng.random() < 0.5 else None
     rgb = rng.integers(0, 256, (slots, height, width, 3), dtype=np.uint8)
-    colour = rng.integers(0, 256, (slots, side, side, 3), dtype=np.uint8)
-    blend = rng.uniform(-0.3, 1.3, (slots, side, side)).astype(np.float32)
-    blend[:, 0, 0] = np.nan
+    paintings = [painting(rng, side) for _ in range(slots)]
     places = np.empty((slots, 3), np.float32)
     places[:, 0] = rng.choice([0.0, 0.4, 1.0, 2.3], slots, p=[0.1, 0.3, 0.3, 0.3])
     places[:, 1:] = rng.uniform(-1.5, 0.5, (slots, 2)) * places[:, :1] * (width, height) + side / 2
     if seed % 3 == 0:
         places[:, 1:] = np.round(places[:, 1:])
+    squares = [
+        kernels.Square(*paintings[s], (float(places[s, 0]) or 1.0, float(places[s, 1]), float(places[s, 2])))
+        for s in range(slots)
+    ]
     area = width * height
     for order in SEEDS:
         cuda.shuffle(order)
@@ -252,21 +295,14 @@ def check_composite(cuda: Launcher, seed: int, slots: int, width: int, height: i
             out = [cuda.array((area * 3 // 2 + 16,)) for _ in range(slots)]
             for o in out:
                 o[:] = GUARD
-            memory = [[cuda.put(a[s]) for a in (rgb, colour, blend, places)] for s in range(slots)]
+            memory = [[cuda.put(a) for a in (rgb[s], squares[s].plan(), places[s])] for s in range(slots)]
             table = cuda.structures(
                 CompositeSlot,
                 [CompositeSlot(*map(cuda.address, (*memory[s], out[s]))) for s in range(slots)],
             )
             code = cuda.vvc_composite(
-                cuda.pointer(table),
-                cuda.pointer(mask),
-                cuda.pointer(window),
-                slots,
-                side,
-                width,
-                height,
-                nv12,
-            )
+                cuda.pointer(table), cuda.pointer(mask), slots, side, width, height, nv12
+            )  # fmt: skip
             assert code == 0
             for s in range(slots):
                 assert (out[s][-16:] == GUARD).all()
@@ -274,10 +310,7 @@ def check_composite(cuda: Launcher, seed: int, slots: int, width: int, height: i
                     assert (out[s] == GUARD).all()
                     continue
                 if places[s, 0] > 0:
-                    placement = (float(places[s, 0]), float(places[s, 1]), float(places[s, 2]))
-                    wanted = kernels.composite(
-                        rgb[s], kernels.Square(colour[s], blend[s], window, placement)
-                    ).ravel()
+                    wanted = kernels.composite(rgb[s], squares[s]).ravel()
                 else:
                     wanted = kernels.rgb_to_i420(rgb[s]).ravel()
                 if nv12:
@@ -293,7 +326,7 @@ def test_composite(cuda: Launcher, seed: int, slots: int, columns: int, rows: in
 
 def test_composite_refuses_odd_frames(cuda: Launcher) -> None:
     for width, height, side in ((3, 2, 1), (2, 3, 1), (0, 2, 1), (2, 2, 0), (2, 2, 9000)):
-        assert cuda.vvc_composite(None, None, None, 1, side, width, height, 0) == 1
+        assert cuda.vvc_composite(None, None, 1, side, width, height, 0) == 1
 
 
 # Face crop

@@ -64,7 +64,8 @@ class FaceStage:
             source = turns[k % 2]
         self._window = put(device, RAMP)
         self._crops = [self._crop_call(parity) for parity in (0, 1)]
-        self._table = self._composite_table()
+        self._plan = device.zeros((n, CROP, CROP, 4), np.int16)
+        self._paintings, self._table = self._paste_tables()
 
     def bound(self, parity: int) -> dict[str, Any]:
         """All arrays by name, at a parity: a state is read from `states[name][parity]`."""
@@ -81,9 +82,12 @@ class FaceStage:
         self._frame(tensors)
         for step in self._steps:
             self._step({**tensors, **step})
+        paintings, table, mask, window = (
+            address(device, array) for array in (self._paintings, self._table, drawing.mask, self._window)
+        )
+        call(device, "vvc_paste_plan", paintings, mask, window, drawing.slots, CROP)
         call(
-            device, "vvc_composite", address(device, self._table), address(device, drawing.mask),
-            address(device, self._window), drawing.slots, CROP, drawing.width, drawing.height, int(drawing.nv12),
+            device, "vvc_composite", table, mask, drawing.slots, CROP, drawing.width, drawing.height, int(drawing.nv12)
         )  # fmt: skip
 
     def bind(self, slot: int, parity: int, seed: int) -> None:
@@ -127,12 +131,13 @@ class FaceStage:
             tuple(quantum), tuple(1.5 - POSITION_LOW * quantum), drawing.width, drawing.height, CROP,
         )  # fmt: skip
 
-    def _composite_table(self) -> Any:
-        pointer, drawing = self.device.pointer, self.drawing
-        table = (st.CompositeSlot * drawing.slots)()
+    def _paste_tables(self) -> tuple[Any, Any]:
+        """Every slot's arrays for planning the paste and for doing it."""
+        pointer, drawing, tensors = self.device.pointer, self.drawing, self.tensors
+        planned, pasted = (st.PastePlanSlot * drawing.slots)(), (st.CompositeSlot * drawing.slots)()
         for slot in range(drawing.slots):
-            arrays = (
-                drawing.picture, self.tensors["colour"], self.tensors["mask"], drawing.placement, drawing.yuv
-            )  # fmt: skip
-            table[slot] = st.CompositeSlot(*(pointer(array[slot]) for array in arrays))
-        return put_structures(self.device, table)
+            painting = (tensors["colour"], tensors["warp"], tensors["mask"], self._plan)
+            frame = (drawing.picture, self._plan, drawing.placement, drawing.yuv)
+            planned[slot] = st.PastePlanSlot(*(pointer(array[slot]) for array in painting))
+            pasted[slot] = st.CompositeSlot(*(pointer(array[slot]) for array in frame))
+        return put_structures(self.device, planned), put_structures(self.device, pasted)

@@ -161,10 +161,16 @@ class FigureSlot(ctypes.Structure):
     ]
 
 
+class PastePlanSlot(ctypes.Structure):
+    """VvPastePlanSlot of paste_plan.cu."""
+
+    _fields_ = _fields(_P, "colour", "under", "blend", "plan")
+
+
 class CompositeSlot(ctypes.Structure):
     """VvCompositeSlot of composite.cu."""
 
-    _fields_ = _fields(_P, "rgb", "colour", "blend", "placement", "out")
+    _fields_ = _fields(_P, "rgb", "plan", "placement", "out")
 
 
 class CropPlace(ctypes.Structure):
