@@ -38,6 +38,9 @@ NEAR_LOWER, NO_GAP_NEAR = 0.12, 1.05
 """How near to lower teeth, of the width, the edge is thought to go on between the rows, and what it costs there at the lower lip."""
 TALLER = 1.35
 """How much taller than the upper row where a lower one is seen below it an opening must be elsewhere to be thought to show both there too."""
+AT_LIP, BESIDE, DROP, AS_BRIGHT, LINE = 0.02, 0.06, 0.03, 0.6, 0.06
+"""Rows touch where the edge goes down to the lip (AT_LIP of the width from it), by more than DROP on either side, and for BESIDE of it there are gaps with
+teeth above that are AS_BRIGHT over those between; by LINE, over the teeth's brightness, what is below rises from the dark where they do."""
 NOTCH = 0.25
 """Of the upper row's height to which notches between teeth go up from the biting edge."""
 TOOTH_FROM, TOOTH_TO = 0.15, 0.4
@@ -75,6 +78,8 @@ def part_rows(piece: Bytes, inside: Field) -> ToothRows:
     bright = luma / _level(luma, cover)
     edge, gap = _biting_edge(bright, cover, np.zeros(cover.shape[1], bool), fine)
     lower = _lower_row(rgb, bright, cover, edge, gap, fine)
+    if not lower.any():
+        edge, gap, lower = _touching(luma, bright, cover, edge, gap, fine)
     if lower.any():
         bottom = len(cover) - cover[::-1].argmax(0)
         one_row = TALLER * float(np.median((edge - top)[lower]))
@@ -160,6 +165,50 @@ def _biting_edge(
         edge[x - 1] = edge[x] + came[edge[x], x]
     gap = edge < lip
     return np.where(gap, edge, bottom - fine // 2), gap
+
+
+def _touching(
+    luma: Field,
+    bright: Float64,
+    cover: npt.NDArray[np.bool_],
+    edge: npt.NDArray[np.intp],
+    gap: npt.NDArray[np.bool_],
+    fine: int,
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """The edge, where gaps are seen and the columns of lower teeth (w,), where a lower row may touch the upper one, so that the edge found is the lip's:
+    it is further down than beside them, on both sides, teeth are as bright there, and a line is seen when it is looked for. Else all as it was."""
+    width, none = len(edge), np.zeros(len(edge), bool)
+    beside = max(2, round(BESIDE * width))
+    near = none.copy()
+    rows = np.arange(len(cover))[:, None]
+    teeth = np.array(
+        [np.quantile(luma[seen, x], 0.7) if seen.any() else 0.0 for x, seen in enumerate((cover & (rows < edge)).T)]
+    )  # fmt: skip
+    bottom = len(cover) - cover[::-1].argmax(0)
+    at_lip = bottom - edge < AT_LIP * width
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], at_lip.astype(np.int8), [0]])))
+    for first, last in ends.reshape(-1, 2):
+        if first < beside or last > width - beside:
+            continue
+        sides = slice(first - beside, first), slice(last, last + beside)
+        inner = slice(first, min(first + beside, last)), slice(max(last - beside, first), last)
+        drops = [
+            float(np.median(edge[k]) - np.median(edge[side])) for side, k in zip(sides, inner, strict=True)
+        ]
+        least = AS_BRIGHT * float(np.median(teeth[first:last]))
+        near[first:last] = min(drops) > DROP * width and all(
+            at_lip[side].mean() <= 0.25 and np.median(teeth[side]) > least for side in sides
+        )
+    if not near.any():
+        return edge, gap, none
+    found, seen_gap = _biting_edge(bright, cover, near, fine)
+    lower = near & seen_gap
+    line = cv2.GaussianBlur(bright, (0, 0), 0.35 * fine)
+    rises = [line[found[x] : max(found[x] + 1, min(bottom[x], found[x] + 3 * fine)), x].max() - line[found[x], x]
+             for x in np.flatnonzero(lower)]  # fmt: skip
+    if not rises or np.quantile(rises, 0.25) < LINE:
+        return edge, gap, none
+    return found, seen_gap, lower
 
 
 def _lower_row(

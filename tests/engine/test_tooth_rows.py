@@ -81,6 +81,28 @@ def test_rows_that_touch_are_parted_as_far_as_the_opening_is_as_tall():
     assert rows.upper[28:31, 55:85].max() < 0.2 and rows.lower[28:31, 55:85].min() > 0.7
 
 
+def touching(line: float):
+    """A mouth whose lower row touches the upper one in the middle, where a line as bright as `line` of the teeth parts them, and lip meets it elsewhere."""
+    picture, inside = smile()
+    lip = (np.array(LIP) * 0.9).astype(np.uint8)
+    picture[25:32, 8:40], picture[25:32, 70:102] = lip, lip
+    inside[27:32, 8:40], inside[27:32, 70:102] = 0, 0
+    picture[20:32, 40:70] = ENAMEL
+    picture[23, 40:70] = (np.array(ENAMEL) * line).astype(np.uint8)
+    return picture, inside
+
+
+def test_a_lower_row_that_touches_between_gaps_is_parted():
+    rows = part_rows(*touching(0.7))
+    assert rows.lower_edge == pytest.approx(23, abs=2)
+    assert rows.lower[27:31, 44:66].min() > 0.7 and rows.upper[27:31, 44:66].max() < 0.2
+
+
+def test_a_long_tooth_is_not_taken_for_two():
+    rows = part_rows(*touching(1.0))
+    assert rows.lower_edge is None and rows.upper[12:30, 44:66].min() > 0.7
+
+
 def test_a_few_pixels_are_all_upper_row():
     inside = np.zeros((12, 40), np.float32)
     inside[5:7, 10:14] = 1
