@@ -81,7 +81,7 @@ class Avatar:
         for k, seam in enumerate(self.surface.seams):
             _flatten(f"seam{k}.", seam, arrays, skip=("name", "share"))
         for k, layer in enumerate(self.layers):
-            _flatten(f"layer{k}.", layer, arrays, skip=("name", "side", "part"))
+            _flatten(f"layer{k}.", layer, arrays, skip=("name", "side", "part", "front"))
         for k, limb in enumerate(self.limbs):
             _flatten(f"limb{k}.", limb, arrays, skip=("side",))
         for name in ("shape", "expression", "rotation", "translation"):
@@ -97,7 +97,10 @@ class Avatar:
             "version": VERSION,
             "residual_px": self.surface.residual_px,
             "seams": [{"name": s.name, "share": s.share} for s in self.surface.seams],
-            "layers": [{"name": layer.name, "side": layer.side, "part": layer.part} for layer in self.layers],
+            "layers": [
+                {"name": layer.name, "side": layer.side, "part": layer.part, "front": layer.front}
+                for layer in self.layers
+            ],
             "limbs": [limb.side for limb in self.limbs],
             "camera": [self.fit.camera.focal, self.fit.camera.cx, self.fit.camera.cy],
             "fit_error": self.fit.error,
@@ -157,7 +160,13 @@ class Avatar:
             for k, s in enumerate(header["seams"])
         )
         layers = tuple(
-            Layer(name=v["name"], side=v["side"], part=int(v["part"]), **_unflatten(f"layer{k}.", arrays))
+            Layer(
+                name=v["name"],
+                side=v["side"],
+                part=int(v["part"]),
+                front=bool(v.get("front", False)),
+                **_unflatten(f"layer{k}.", arrays),
+            )
             for k, v in enumerate(header["layers"])
         )
         limbs = tuple(

@@ -13,6 +13,7 @@ from visavis.engine.body.detect import Face, PoseDetector, find_face
 from visavis.engine.body.detect_hands import Hand, find_hands
 from visavis.engine.body.fit import Camera, fit_landmarks
 from visavis.engine.body.framing import Bytes, frame_of_person
+from visavis.engine.body.lids import folded_away
 from visavis.engine.body.margins import smooth_margins
 from visavis.engine.body.meet import meet_landmarks
 from visavis.engine.body.model import load_body
@@ -21,6 +22,7 @@ from visavis.engine.body.surface import build_surface
 from visavis.engine.errors import PhotoError
 from visavis.engine.video.interior import clear_openings, eye_layer
 from visavis.engine.video.layers import split_layers
+from visavis.engine.video.lid_skin import lid_layer
 from visavis.engine.video.limb_layers import part_limbs
 from visavis.engine.video.lip_line import contact_layer, contact_line, dark_rim
 from visavis.engine.video.matte import person_matte
@@ -84,13 +86,17 @@ def enroll(
     parted = part_limbs(rgb, split_layers(rgb, matte), fit, head, arms)
     layers = parted.layers
     report("building the portrait", 0.9)
-    surface = smooth_margins(build_surface(fit, head, found.landmarks, layers.alpha), camera)
+    strip = folded_away(rgb, found.landmarks)
+    surface = smooth_margins(build_surface(fit, head, found.landmarks, layers.alpha, strip=strip), camera)
     behind = [eye_layer(side, rgb, surface, head, fit, found.landmarks) for side in ("Left", "Right")]
     rim = dark_rim(rgb, surface)
     interior = [layer for layer in behind if layer is not None] + mouth_layers(rgb, surface, head, fit, rim)
     contact = contact_line(rgb, surface)
     if contact is not None:
         interior.append(contact_layer(rgb, surface, fit, contact))
+    if strip is not None:
+        lids = [lid_layer(side, rgb, surface, fit, strip) for side in ("Left", "Right")]
+        interior += [lid for lid in lids if lid is not None]
     body = load_body()
     pivots = np.stack([head.joints[body.bones.index(pivot)] for pivot in PIVOTS]).astype(np.float32)
     metadata = {

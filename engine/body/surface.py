@@ -106,8 +106,16 @@ def face_triangles(body: BodyModel) -> IntArray:
     return skin[inside & (centroid[:, 2] > -0.06)]
 
 
-def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.NDArray[np.uint8]) -> Surface:
-    """The portrait surface over a photo with soft person matte `alpha` (H, W)."""
+def build_surface(
+    fit: Fit,
+    head: FittedHead,
+    landmarks: FloatArray,
+    alpha: npt.NDArray[np.uint8],
+    *,
+    strip: float | None = None,
+) -> Surface:
+    """The portrait surface over a photo with soft person matte `alpha` (H, W); `strip`: what lids take along where it shows no skin that
+    they could unfold (`lids.folded_away`)."""
     body = load_body()
     height, width = alpha.shape
     focal, cx, cy = fit.camera.focal, fit.camera.cx, fit.camera.cy
@@ -255,7 +263,9 @@ def build_surface(fit: Fit, head: FittedHead, landmarks: FloatArray, alpha: npt.
         if seam.name.startswith("eye"):
             side = seam.name.removeprefix("eye")
             k = ARKIT.index(f"eyeBlink{side}")
-            units[k, :n_face] = share_the_way(side, units[k, :n_face], uv[:n_face], seam.upper, landmarks)
+            units[k, :n_face] = share_the_way(
+                side, units[k, :n_face], uv[:n_face], seam.upper, landmarks, strip=strip
+            )
 
     rest = np.zeros((n_all, 3))
     rest[:n_face] = body.vertices[face_ids]

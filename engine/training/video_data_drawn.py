@@ -65,7 +65,7 @@ class FineRenderer:
         for k, (part, mesh, rig) in enumerate(self._drawn):
             posed = rig.pose(units[part.units], bones[part.bones], self._camera)
             target.draw(mesh, posed)
-            if k == len(self.avatar.layers):
+            if k == figure.surface:
                 lines = [
                     posed[ids, :2] / FINER for s in self.avatar.surface.seams for ids in (s.upper, s.lower)
                 ]

@@ -100,6 +100,8 @@ class Figure:
     gap_units: FloatArray
     camera: tuple[float, float, float, float]
     """fx, fy, cx, cy."""
+    surface: int = 0
+    """Which of the parts is the portrait."""
 
     @classmethod
     def of(cls, avatar: Avatar) -> Figure:
@@ -109,8 +111,10 @@ class Figure:
         highest[list(_BLINKS)] = 1.0  # a blink of 1 shuts the eye whatever the photo's lids
         upright = rotation_matrix(avatar.fit.rotation)[:, 1].astype(np.float32)
         bones = _trunk(avatar)
-        parts = [_interior_part(layer, bones) for layer in avatar.layers]
+        parts = [_layer_part(layer, bones) for layer in avatar.layers if not layer.front]
+        portrait = len(parts)
         parts.append(_surface_part(surface, upright, np.ascontiguousarray(avatar.texture)))
+        parts += [_layer_part(layer, bones) for layer in avatar.layers if layer.front]
         carriers: dict[str, list[int]] = {}
         for limb in avatar.limbs:
             if limb.side not in carriers:
@@ -122,7 +126,7 @@ class Figure:
             parts, bones, -own - np.float32(0.15), highest,
             np.concatenate([np.zeros(0), *(gap for gap, _ in gaps)]).astype(np.float32),
             np.concatenate([np.zeros((len(ARKIT), 0)), *(units for _, units in gaps)], 1).astype(np.float32),
-            (camera.focal, camera.focal, camera.cx, camera.cy),
+            (camera.focal, camera.focal, camera.cx, camera.cy), portrait,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -186,8 +190,8 @@ def _trunk(avatar: Avatar) -> list[Bone]:
     ]
 
 
-def _interior_part(layer: Layer, bones: list[Bone]) -> Part:
-    """An eye, which turns in the head, or what lies in the mouth, which jaw and lips move. An eye adds its bone."""
+def _layer_part(layer: Layer, bones: list[Bone]) -> Part:
+    """An eye, which turns in the head, a lid, or what lies in the mouth, which jaw and lips move. An eye adds its bone."""
     weights, carried = np.ones((len(layer.vertices), 1), np.float32), [HEAD]
     if layer.side:
         channel = GAZE_SLICE.start + (0 if layer.side == "Left" else 2)

@@ -1,4 +1,4 @@
-"""What lies behind the face's openings, and the eyeballs among it.
+"""What lies behind the face's openings (and lids before them), and the eyeballs among it.
 
 Eyes are the photo's own pixels, completed under the lids (the iris radially, the white by inpainting), on a sphere that turns. The mouth
 is in `visavis.engine.video.mouth`.
@@ -23,7 +23,7 @@ JAW_UNITS = ("jawForward", "jawLeft", "jawOpen", "jawRight")
 
 @dataclass(frozen=True)
 class Layer:
-    """One drawable behind the face, in the surface's world axes.
+    """One drawable behind the face, or before it where it says `front`, in the surface's world axes.
 
     vertices (V, 3), uv (V, 2) pixels of texture (Ht, Wt, 4) straight RGBA, triangles (T, 3); part: its label;
     jaw (4, V, 3): displacement by JAW_UNITS at 1; gaze (V,): share of the eyeball's turn (0 outside eyes); centre (3,): the eyeball's centre;
@@ -41,6 +41,7 @@ class Layer:
     gaze: FloatArray
     centre: FloatArray
     units: FloatArray = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
+    front: bool = False
 
 
 def opening_polygon(seam: Seam, px: Float64) -> Float64:
