@@ -13,7 +13,7 @@ from visavis.engine.body.detect import Face, PoseDetector, find_face
 from visavis.engine.body.detect_hands import Hand, find_hands
 from visavis.engine.body.fit import Camera, fit_landmarks
 from visavis.engine.body.framing import Bytes, frame_of_person
-from visavis.engine.body.lids import folded_away
+from visavis.engine.body.lid_room import folded_away
 from visavis.engine.body.margins import smooth_margins
 from visavis.engine.body.meet import meet_landmarks
 from visavis.engine.body.model import load_body

@@ -115,7 +115,7 @@ def build_surface(
     strip: float | None = None,
 ) -> Surface:
     """The portrait surface over a photo with soft person matte `alpha` (H, W); `strip`: what lids take along where it shows no skin that
-    they could unfold (`lids.folded_away`)."""
+    they could unfold (`lid_room.folded_away`)."""
     body = load_body()
     height, width = alpha.shape
     focal, cx, cy = fit.camera.focal, fit.camera.cx, fit.camera.cy

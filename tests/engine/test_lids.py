@@ -10,7 +10,8 @@ from visavis.engine import enroll as enroll_module
 from visavis.engine.avatar import Avatar
 from visavis.engine.body import surface as surface_module
 from visavis.engine.body.fit import LIDS
-from visavis.engine.body.lids import BROW_EDGE, STRIP, STRIPS, folded_away, share_the_way
+from visavis.engine.body.lid_room import STRIP, STRIPS, folded_away
+from visavis.engine.body.lids import BROW_EDGE, share_the_way
 from visavis.engine.body.surface import margins_gap
 from visavis.engine.enroll import enroll
 from visavis.engine.motion.channels import ARKIT, INDEX, zero_motion
@@ -125,6 +126,16 @@ def test_lashes_end_where_the_skin_is_bright_again():
     photo[70:86, 40:80], photo[70:86, 160:200] = 60, 60  # hair, above a little skin
     strip = folded_away(photo, marks)
     assert strip is not None and 0.09 < strip < STRIPS[1]
+
+
+@pytest.mark.parametrize(("beyond", "found"), [(8, True), (0, False)])
+def test_the_rim_of_glasses_is_no_lid_and_a_crease_is(beyond, found):
+    """A dark line 8 pixels above the eyes: a rim goes on beyond their corners."""
+    photo, marks = brows(180, 2.0)
+    photo[60:92] = 190
+    for x0 in (40, 160):
+        photo[84:87, x0 - beyond : x0 + 40 + beyond] = 60
+    assert (folded_away(photo, marks) is not None) == found
 
 
 @pytest.fixture(scope="module")
