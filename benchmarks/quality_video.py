@@ -1,6 +1,6 @@
 """visavis bench quality --stage video: are the generator's pictures better than the warp, and as good as the real video?
 
-    visavis bench quality --stage video --data DATA [--steps 1,2,4] [--clips 20] [--portraits 10] [--learn 5] [--sheet OUT.png]
+    visavis bench quality --stage video --data DATA [--steps 1,2,4] [--clips 20] [--portraits 10] [--size 512] [--learn 5] [--sheet OUT.png]
 
 Clips of speakers that no network was trained on (`DATA/grid/val/s26`, `s31`): an avatar is enrolled from the first frame, the motion is captured
 from the clip (`--motion track`: tracked as for any avatar), and what the warp alone (`warp`) and the generator with so many steps (`steps 2`) make of it is held against the real frames, at
@@ -177,12 +177,12 @@ def _shrunk(frame: Bytes, where: Regions | None, side: int = 176) -> Bytes:
 
 
 def judge_portrait(
-    path: Path, methods: dict[str, Method], judges: Judges, totals: dict[str, Figures]
+    path: Path, methods: dict[str, Method], judges: Judges, totals: dict[str, Figures], size: int = 512
 ) -> Bytes | None:
-    """Add one portrait's figures; returns its strip, or None when the photo cannot be used."""
+    """Add one portrait's figures, as an avatar of `size` pixels; returns its strip, or None when the photo cannot be used."""
     from PIL import Image
 
-    driven = Driven(np.asarray(Image.open(path).convert("RGB")), judges.tracker)
+    driven = Driven(np.asarray(Image.open(path).convert("RGB")), judges.tracker, size=size)
     photo = driven.renderer.render(zero_motion())
     face = judges.tracker.detect(photo)
     if face is None:
@@ -239,9 +239,10 @@ def run(
     *,
     tracked: bool = False,
     learn: int = 0,
+    size: int = 512,
 ) -> dict[str, Any]:
-    """Everything; `sheet`: contact sheets are written beside this name; `learn`: from so many further clips a speaker's own network is made. Returns
-    what the last line says."""
+    """Everything; `sheet`: contact sheets are written beside this name; `learn`: from so many further clips a speaker's own network is made; `size`: of the
+    portraits' avatars. Returns what the last line says."""
     from tqdm import tqdm
 
     judges = Judges.load(data)
@@ -266,7 +267,7 @@ def run(
     photos = sorted((data / "portraits").glob("*.jpg"))[:: max(1, 360 // max(portraits, 1))][:portraits]
     portrait_strips = []
     for path in tqdm(photos, desc="portraits", unit="photo"):
-        strip = judge_portrait(path, methods, judges, totals)
+        strip = judge_portrait(path, methods, judges, totals, size)
         if strip is not None:
             portrait_strips.append(strip)
     if sheet is not None:
@@ -287,6 +288,7 @@ def run(
         "motion": "track" if tracked else "capture",
         "clips": len(chosen),
         "portraits": len(photos),
+        "size": size,
         "learned_from": learn,
         "methods": rounded,
     }
@@ -305,6 +307,7 @@ def main(argv: list[str] | None = None) -> int:
         "--clips", type=int, default=20, help="clips in all, 0 for none (default: %(default)s)"
     )
     parser.add_argument("--portraits", type=int, default=10, help="portraits, 0 for none (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--size", type=int, default=512, help="longer side of the portraits' avatars (default: %(default)s)")  # fmt: skip
     parser.add_argument("--motion", choices=("capture", "track"), default="capture", help="fitted to the avatar itself, or as for any avatar (default: %(default)s)")  # fmt: skip
     parser.add_argument("--learn", type=int, default=0, metavar="N", help="clips of each speaker, not judged, to learn the mouth from (default: none)")  # fmt: skip
     parser.add_argument("--sheet", type=Path, help="write contact sheets: OUT.png gives OUT-clips-0.png, ...")
@@ -322,6 +325,7 @@ def main(argv: list[str] | None = None) -> int:
             args.sheet,
             tracked=args.motion == "track",
             learn=args.learn,
+            size=args.size,
         )
     except FileNotFoundError as error:
         print(f"visavis: {error}", file=sys.stderr)
