@@ -357,7 +357,8 @@ def test_a_film_is_recorded_on_the_page_and_used():
             return Footage.of(content)
 
     footage = run(go())
-    assert 7.5 < footage.seconds < 15 and footage.frames > 5 * footage.seconds
+    # a busy machine's camera and encoder begin late: eight seconds by the page's clock may hold seven of film
+    assert 6.5 < footage.seconds < 15 and footage.frames > 5 * footage.seconds
 
 
 @pytest.mark.parametrize(
