@@ -17,11 +17,14 @@ from visavis.engine.body.model import FloatArray
 Bytes = npt.NDArray[np.uint8]
 MIDDLE = (0.2, 0.8)
 """Of an eye's width, where its height is measured."""
+BELOW = (0.12, 0.34)
+"""Where the skin below an eye is looked at, from the lower margin down, in widths of the eye."""
 STRIP, STRIPS = 0.08, (0.06, 0.17)
 """Of an eye's width: so high above the margin a lid without skin of its own takes lashes and their line along; where bright skin begins within STRIPS, up to
 there."""
-RIM_TO_SKIN, RIM_BELOW = 0.8, 0.75
-"""How dark a line above an eye must be in four fifths of its width to be taken for a rim, and how far up the way to the brow one would go with the lid."""
+RIM_TO_SKIN, RIM_ABOVE, RIM_BELOW, BESIDE = 0.8, 0.10, 0.75, (0.06, 0.08)
+"""How dark a line above an eye must be in four fifths of its width to be taken for a rim; where it may lie, from so many widths of the eye above the margin to
+that share of the way to the brow; and how far below and above that skin is looked at, in widths of the eye."""
 PAINT = 0.12
 """Of an eye's width: so high above the margin lashes, and what is painted there, may be dark."""
 LOW_BROWS, HAIR_TO_SKIN, HAIRY = 1.4, 0.75, 0.45
@@ -35,11 +38,10 @@ def folded_away(photo: Bytes, landmarks: FloatArray) -> float | None:
     luma = cv2.GaussianBlur(photo, (0, 0), 0.7).astype(np.float32).mean(-1)
     eyes = [_Eye.of(luma, landmarks[:, :2].astype(np.float64), side) for side in LIDS]
     low = sum(eye.way for eye in eyes) < LOW_BROWS * sum(eye.height for eye in eyes)
-    if (low and float(np.mean([eye.dark() for eye in eyes])) > HAIRY) or min(
-        eye.rim() for eye in eyes
-    ) < RIM_TO_SKIN:
-        return float(np.mean([eye.lashes() for eye in eyes]))
-    return None
+    hairy = low and float(np.mean([eye.dark() for eye in eyes])) > HAIRY
+    if not hairy and min(eye.rim() for eye in eyes) >= RIM_TO_SKIN:
+        return None
+    return float(np.mean([eye.lashes() for eye in eyes]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +64,14 @@ class _Eye:
             marks[list(LIDS[side][1])],
             marks[list(BROW_EDGE[side])],
         )
-        width = float(np.linalg.norm(upper[-1] - upper[0]))
+        width = max(float(np.linalg.norm(upper[-1] - upper[0])), 1e-3)  # an eye may be turned away
         along = (upper[-1] - upper[0]) / width
         up = np.array([along[1], -along[0]])
         up *= np.sign((upper.mean(0) - lower.mean(0)) @ up)
         eye = cls(luma, along, up, float(upper[0] @ along), width, (brow, upper, lower))
         at, (_, _, bottom) = eye.places(MIDDLE)
         return replace(
-            eye, skin=float(np.median(eye.seen(at, bottom[:, None] - np.linspace(0.12, 0.34, 9) * width)))
+            eye, skin=float(np.median(eye.seen(at, bottom[:, None] - np.linspace(*BELOW, 9) * width)))
         )
 
     def places(self, reach: tuple[float, float], count: int = 9) -> tuple[Float64, list[Float64]]:
@@ -115,12 +117,10 @@ class _Eye:
     def rim(self) -> float:
         """How bright the darkest line is that runs above the eye from beyond one corner to beyond the other, over the darker of what lies on either side."""
         at, (brow, top, _) = self.places((-0.15, 1.15), 21)
-        low = float(np.median(top[5:-5])) + 0.10 * self.width
-        high = max(
-            low - 0.10 * self.width + RIM_BELOW * float(np.median((brow - top)[5:-5])),
-            low + 0.08 * self.width,
-        )
-        heights = np.linspace(low - 0.06 * self.width, high + 0.08 * self.width, 33)
+        lid = float(np.median(top[5:-5]))
+        low = lid + RIM_ABOVE * self.width
+        high = max(lid + RIM_BELOW * float(np.median((brow - top)[5:-5])), low + BESIDE[1] * self.width)
+        heights = np.linspace(low - BESIDE[0] * self.width, high + BESIDE[1] * self.width, 33)
         zone = self.seen(at, np.tile(heights, (len(at), 1)))
         beside = np.minimum(np.maximum.accumulate(zone, 1), np.maximum.accumulate(zone[:, ::-1], 1)[:, ::-1])
         return float(np.quantile((zone / np.maximum(beside, 1)).min(1), 0.8))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from visavis.engine.body.fit import Fit, Float64
+from visavis.engine.body.lid_room import BELOW
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix
 from visavis.engine.body.surface import Surface
 from visavis.engine.body.triangulate import grid_triangles
@@ -18,8 +19,8 @@ from visavis.engine.video.interior import Bytes, Layer
 WIDE, TALL = 64, 32
 """Pixels of the texture."""
 ROWS = 5
-BELOW, ABOVE = (0.12, 0.34), (-0.02, 0.05)
-"""Where the skin below the eye is looked at, from the lower margin down, and what the lid comes out from, from the lashes up, in widths of the eye."""
+ABOVE = (-0.02, 0.05)
+"""Where what the lid comes out from is looked at, from the lashes up, in widths of the eye."""
 LID_TO_SKIN = 0.92
 """Brightness of a lid over that of the skin below the eye."""
 OWN = ((0.0, 0.3, 0.7, 1.0), (0.0, 0.55, 0.7, 0.35))
