@@ -27,6 +27,7 @@ from visavis.engine.video.limb_layers import part_limbs
 from visavis.engine.video.lip_line import contact_layer, contact_line, dark_rim
 from visavis.engine.video.matte import person_matte
 from visavis.engine.video.mouth import mouth_layers
+from visavis.engine.video.tones import Tones, face_of
 
 SIZES = (256, 1024)
 BACKDROP = np.array([226, 228, 230], np.float32)
@@ -90,7 +91,11 @@ def enroll(
     surface = smooth_margins(build_surface(fit, head, found.landmarks, layers.alpha, strip=strip), camera)
     behind = [eye_layer(side, rgb, surface, head, fit, found.landmarks) for side in ("Left", "Right")]
     rim = dark_rim(rgb, surface)
-    interior = [layer for layer in behind if layer is not None] + mouth_layers(rgb, surface, head, fit, rim)
+    mouth = mouth_layers(rgb, surface, head, fit, rim)
+    tones = Tones.of(face_of(rgb, surface))
+    if tones is not None:
+        mouth = [tones.layer(layer) for layer in mouth]
+    interior = [layer for layer in behind if layer is not None] + mouth
     contact = contact_line(rgb, surface)
     if contact is not None:
         interior.append(contact_layer(rgb, surface, fit, contact))

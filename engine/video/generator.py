@@ -23,6 +23,7 @@ from visavis.engine.runtime import load
 from visavis.engine.video.crop import CROP, MOUTH, WHOLE, Area, FaceCrop, cut, paste
 from visavis.engine.video.personal import folder
 from visavis.engine.video.renderer import Renderer
+from visavis.engine.video.tones import Tones, face_of
 from visavis.kernels import Target
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Generator:
         photo_net, self._frame, self._step = (
             load(path, threads, batch=1, fast=True) for path in files(area, weights)
         )
+        self._tones = Tones.of(face_of(warp.avatar.texture[..., :3], warp.avatar.surface))
         self._feather = area.feather()
         self._colour, self._under = (np.zeros((CROP, CROP, 3), np.uint8) for _ in range(2))
         self._mask = np.zeros((CROP, CROP), np.float32)
@@ -159,6 +161,8 @@ class Generator:
         """Paint over `frame` (H, W, 3), which the warp's renderer has just drawn for `motion`, in place; returns it."""
         seen = self.conditions(motion)
         colour, mask = self.paint(seen)
+        if self._tones is not None:
+            colour = self._tones.toned(colour)
         under = seen.warp[0]
         if self.area != WHOLE:
             self._colour[self.area.cut], self._under[self.area.cut] = colour, under
