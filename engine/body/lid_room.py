@@ -13,6 +13,7 @@ import numpy.typing as npt
 from visavis.engine.body.fit import LIDS, Float64
 from visavis.engine.body.lids import BROW_EDGE
 from visavis.engine.body.model import FloatArray
+from visavis.engine.body.sampling import sampled
 
 Bytes = npt.NDArray[np.uint8]
 MIDDLE = (0.2, 0.8)
@@ -81,10 +82,7 @@ class _Eye:
 
     def seen(self, at: Float64, heights: Float64) -> Float64:
         """Brightness (n, m) at heights (n, m) over places (n,)."""
-        px = at[:, None, None] * self.along + heights[..., None] * self.up
-        x, y = (px[..., k].astype(np.float32) - np.float32(0.5) for k in (0, 1))
-        found = cv2.remap(self.luma, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(found, np.float64)
+        return sampled(self.luma, at[:, None, None] * self.along + heights[..., None] * self.up)
 
     @property
     def height(self) -> float:

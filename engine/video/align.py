@@ -17,6 +17,7 @@ from visavis.engine.avatar import Avatar
 from visavis.engine.body.fit import LIPS_OUTER
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix, rotation_vector
 from visavis.engine.body.person import LIP_PAIRS
+from visavis.engine.body.sampling import sampled
 from visavis.engine.motion.channels import ARKIT, FACE_SLICE, HEAD_SLICE, TRANSLATION_SLICE
 from visavis.engine.video.point_rig import Float64, PointRig, turned
 
@@ -78,13 +79,6 @@ def _points(avatar: Avatar) -> tuple[npt.NDArray[np.int64], Float64]:
     return triangles[of], np.column_stack([1 - at.sum(1), at])
 
 
-def _sampled(image: FloatArray, px: Float64) -> Float64:
-    """Colours (S, 3) of an image at pixels (S, 2), whose centres lie at halves."""
-    x, y = (px[:, k].astype(np.float32) - np.float32(0.5) for k in (0, 1))
-    found = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(found, np.float64).reshape(len(px), -1)
-
-
 def _blurred(picture: Bytes, sigma: float) -> FloatArray:
     return np.asarray(cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma), np.float32)
 
@@ -115,7 +109,7 @@ class Alignment:
         units = np.array([k for k, name in enumerate(ARKIT) if name.startswith(MOVED)])
         return cls(
             PointRig.on(avatar, corners, shares), PointRig.on(avatar, marks[pairs], bary[pairs]),
-            tuple(_sampled(_blurred(photo, sigma), uv) for sigma in LEVELS), units,
+            tuple(sampled(_blurred(photo, sigma), uv) for sigma in LEVELS), units,
             (-own - 0.15)[units], np.maximum(1 - own, 0.5)[units],
         )  # fmt: skip
 
@@ -145,8 +139,8 @@ class Alignment:
         world, turn = self.rig.world(x)
         px = self.rig.pixels(world)
         moves = self.rig.derivatives(x, world, turn, self.units)
-        jacobian = moves[..., :1] * _sampled(slopes[0], px) + moves[..., 1:] * _sampled(slopes[1], px)
-        residual = _sampled(image, px) - colours
+        jacobian = moves[..., :1] * sampled(slopes[0], px) + moves[..., 1:] * sampled(slopes[1], px)
+        residual = sampled(image, px) - colours
         off = np.abs(residual - np.median(residual, 0)).mean(1)
         weight = 1 / (1 + (off / (3 * NOISE)) ** 2) ** 2
         # light: what is a plane over the mouth, for each colour, is taken out of everything

@@ -100,7 +100,7 @@ class Figure:
     gap_units: FloatArray
     camera: tuple[float, float, float, float]
     """fx, fy, cx, cy."""
-    surface: int = 0
+    surface: int
     """Which of the parts is the portrait."""
 
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 from visavis.engine.body.fit import Fit, Float64
 from visavis.engine.body.lid_room import BELOW
 from visavis.engine.body.model import FloatArray, load_body, rotation_matrix
+from visavis.engine.body.sampling import sampled
 from visavis.engine.body.surface import Surface
 from visavis.engine.body.triangulate import grid_triangles
 from visavis.engine.motion.channels import ARKIT
@@ -76,11 +77,7 @@ def _texture(
     falls = falls / max(float(np.linalg.norm(falls)), 1e-6)
 
     def seen(edge: Float64, reach: tuple[float, float]) -> Float64:
-        at = edge[:, None] + np.linspace(*reach, 9)[None, :, None] * width * falls
-        x, y = (at[..., k].astype(np.float32) - np.float32(0.5) for k in (0, 1))
-        return np.asarray(
-            cv2.remap(photo, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float64
-        )
+        return sampled(photo, edge[:, None] + np.linspace(*reach, 9)[None, :, None] * width * falls)
 
     def smooth(colour: Float64, share: float) -> Float64:
         return np.asarray(

@@ -311,6 +311,7 @@ def random_figure(rng: np.random.Generator, n_bones: int, n_gaps: int, n_parts: 
         gap.astype(np.float32),
         gap_units.astype(np.float32),
         (400.0, 400.0, 150.0, 160.0),
+        0,
     )
 
 
