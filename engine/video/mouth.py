@@ -222,14 +222,14 @@ def _teeth(
     # biting edges: the upper a little below the lips' line at rest, the lower close behind it; a smile that shows the upper row
     # pulls the lower lip down without the jaw, and the lower row stays behind it
     if upper:
-        edge = lips.rest_y - 0.0018
+        edge = lips.rest_y - 0.0008
         edge += shown.empty * max(0.0, lips.upper_y - edge)
     elif shown.lower_edge is not None:
         edge = shown.lower_edge - 0.0003
     elif shown.teeth is not None:
         edge = min(lips.rest_y - 0.0045, lips.lower_y - 0.0015)
     else:
-        edge = min(lips.rest_y + 0.0003, lips.lower_y + 0.0028)
+        edge = min(lips.rest_y - 0.0017, lips.lower_y + 0.0008)
         edge -= shown.empty * max(0.0, edge - lips.lower_y)
     lit = 1.0 if shown.rows is None else float(np.clip(shown.rows.lower_light, LOWER_DARKEST, 1))
     points, uv, triangles = _dental_arch(edge, upper, 0.96 if upper else 0.86)
