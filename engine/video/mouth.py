@@ -45,6 +45,8 @@ TONGUE_WIDTH = 1.15
 """Over the body model's, whose tongue lies at rest."""
 TONGUE_SIDES = 0.45
 """Share of its half width over which it fades into the dark at its sides."""
+TONGUE_FRONT_SHADE, TONGUE_GROOVE = 0.3, 0.12
+"""Share of its light that the tongue's front lacks a centimetre below its highest point, and the groove along its middle."""
 TONGUE_BELOW, TONGUE_BEHIND = 0.0035, 0.0135
 """Metres from the line of the lips to the tongue's highest and its foremost point."""
 
@@ -348,8 +350,11 @@ def _tongue(head: FittedHead, turn: Float64, lips: _Lips, light: Float64, jaw_de
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
     inward = np.clip((points[:, 2] - points[:, 2].min()) / np.ptp(points[:, 2]), 0, 1) ** 1.5
     shade = (0.35 + 0.65 * np.clip(normal @ np.array([0.1, 0.75, 0.65]), 0, 1)) * (0.25 + 0.75 * inward)
-    # where it turns away from the viewer it fades into the dark behind it
-    facing = np.clip(normal[:, 2] / 0.3, 0, 1)
+    # its front stands in the lower teeth's shade, and a groove runs along its middle
+    shade *= 1 - TONGUE_FRONT_SHADE * np.clip((points[:, 1].max() - points[:, 1]) / 0.010, 0, 1)
+    shade *= 1 - TONGUE_GROOVE * np.exp(-(((points[:, 0] - lips.middle) / 0.003) ** 2))
+    # where it turns away from the mouth's opening, or in the photo from the viewer, it fades into the dark behind it
+    facing = np.clip(np.minimum(normal[:, 2], normal @ turn[2]) / 0.3, 0, 1)
     # and towards its sides, where the teeth's shade lies on it
     beside = np.abs(points[:, 0] - lips.middle) / np.abs(points[:, 0] - lips.middle).max()
     facing = facing * np.clip((1 - beside) / TONGUE_SIDES, 0, 1)
