@@ -39,8 +39,11 @@ SOFTEN = ("mouthSmileLeft", "mouthSmileRight", "mouthDimpleLeft", "mouthDimpleRi
 """Units of the photo's smile that rest takes back in part."""
 ROUNDNESS = 2.8
 """Exponent of how far the lower lip's margin goes with the jaw, over the distance from its middle: 2 is a parabola, more is leveller."""
-LID_OVERLAP, LID_BEFORE = 0.0010, 0.0006
-"""Metres by which a shut upper lid reaches over the lower one, and by which it lies before it."""
+LID_OVERLAP, LID_BEFORE = 0.0010, 0.0014
+"""Metres by which a shut upper lid reaches over the lower one, and by which it lies before it: so far that the rasteriser takes the two for two
+surfaces and smooths the upper one's edge."""
+LID_CORNER = 0.1
+"""Share of a lid's length at either corner over which both come about."""
 
 
 @dataclass(frozen=True)
@@ -366,6 +369,11 @@ def margins_gap(seam: Seam, points: Float64) -> tuple[Float64, Float64]:
     return to_lower, to_upper
 
 
+def _from_corners(seam: Seam) -> FloatArray:
+    """1 along the upper margin (n,), falling to 0 at the corners, which both lids share."""
+    return np.clip(np.minimum(seam.parameter_upper, 1 - seam.parameter_upper) / LID_CORNER, 0, 1)
+
+
 def _close_openings(
     units: Float64, world: Float64, seams: tuple[Seam, ...], fit: Fit, head: FittedHead
 ) -> FloatArray:
@@ -387,7 +395,8 @@ def _close_openings(
         move = np.zeros_like(world)
         if seam.name != "mouth":
             # the upper lid comes to lie before the lower one's wet edge, which would show as a row of bright dots
-            move[seam.near] = seam.spread_upper @ (to_lower - LID_OVERLAP * head.up + [0, 0, LID_BEFORE])
+            over = np.array([0, 0, LID_BEFORE]) - LID_OVERLAP * head.up
+            move[seam.near] = seam.spread_upper @ (to_lower + _from_corners(seam)[:, None] * over)
             units[k] += move
         else:
             move[seam.near] = seam.spread_upper @ (0.5 * to_lower) + seam.spread_lower @ (0.5 * to_upper)

@@ -158,3 +158,6 @@ def test_a_blink_of_one_shuts_the_eyes_and_rest_shuts_the_mouth(avatar: Avatar):
         assert after[3:-3].max() < 0.0006
         if seam.name != "mouth":  # over each other, so that the lower lid's wet edge is hidden
             np.testing.assert_allclose(after[3:-3], -LID_OVERLAP, atol=0.0003)
+            # so far before it that its edge is smoothed there: two surfaces by the rasteriser's kSameSurface, 5e-4 of the distance
+            nearer = -margins_gap(seam, points.astype(np.float64))[0][:, 2]
+            assert (nearer[3:-3] > 1.6 * 5e-4 * -points[seam.upper, 2][3:-3]).all()
