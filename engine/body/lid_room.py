@@ -28,7 +28,7 @@ RIM_TO_SKIN, RIM_ABOVE, RIM_BELOW, BESIDE = 0.8, 0.10, 0.75, (0.06, 0.08)
 that share of the way to the brow; and how far below and above that skin is looked at, in widths of the eye."""
 PAINT = 0.12
 """Of an eye's width: so high above the margin lashes, and what is painted there, may be dark."""
-LOW_BROWS, HAIR_TO_SKIN, HAIRY = 1.4, 0.75, 0.45
+LOW_BROWS, HAIR_TO_SKIN, HAIRY = 2.3, 0.75, 0.45
 """Height of the brows' lower edges over the upper margins, in heights of the open eyes, below which there is little skin to unfold; none if what lies there
 is darker than HAIR_TO_SKIN of the skin below the eye in a share of HAIRY."""
 

@@ -117,7 +117,7 @@ def brows(colour: int, height: float, lashes: float = 0.0):
 
 def test_lids_are_folded_away_under_low_dark_brows_only():
     assert folded_away(*brows(70, 1.1)) == pytest.approx(STRIP)
-    assert folded_away(*brows(70, 2.0)) is None
+    assert folded_away(*brows(70, 2.6)) is None
     assert folded_away(*brows(180, 1.1)) is None
 
 
