@@ -47,7 +47,7 @@ TONGUE_SIDES = 0.45
 """Share of its half width over which it fades into the dark at its sides."""
 TONGUE_FRONT_SHADE, TONGUE_GROOVE = 0.3, 0.12
 """Share of its light that the tongue's front lacks a centimetre below its highest point, and the groove along its middle."""
-TONGUE_BELOW, TONGUE_BEHIND = 0.0035, 0.0135
+TONGUE_BELOW, TONGUE_BEHIND = 0.0018, 0.0135
 """Metres from the line of the lips to the tongue's highest and its foremost point."""
 
 SHUT = 0.0008
