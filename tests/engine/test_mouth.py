@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from visavis.engine.body.detect import find_face
 from visavis.engine.body.fit import LIPS_LOWER_INNER, LIPS_UPPER_INNER
+from visavis.engine.body.model import rotation_matrix
 from visavis.engine.body.photo import load_photo
 from visavis.engine.enroll import enroll
 from visavis.engine.motion.channels import INDEX, zero_motion
-from visavis.engine.video import lip_line, mouth
+from visavis.engine.video import lip_line
 from visavis.engine.video.interior import JAW_UNITS
-from visavis.engine.video.mouth import _is_tooth, teeth_colour
 from visavis.engine.video.renderer import Renderer
+from visavis.engine.video.teeth import is_tooth, teeth_colour, teeth_texture
 
 
 def test_teeth_are_the_bright_and_least_red_of_an_opening():
@@ -33,16 +34,16 @@ def test_teeth_are_the_bright_and_least_red_of_an_opening():
 
 def test_a_dark_or_red_opening_shows_no_teeth():
     skin, lips = np.array([0.80, 0.58, 0.46]), np.array([0.74, 0.46, 0.41])
-    assert _is_tooth(np.array([0.85, 0.74, 0.60]), skin, lips)
-    assert not _is_tooth(np.array([0.30, 0.26, 0.24]), skin, lips)
-    assert not _is_tooth(np.array([0.80, 0.50, 0.45]), skin, lips)
+    assert is_tooth(np.array([0.85, 0.74, 0.60]), skin, lips)
+    assert not is_tooth(np.array([0.30, 0.26, 0.24]), skin, lips)
+    assert not is_tooth(np.array([0.80, 0.50, 0.45]), skin, lips)
 
 
 def test_teeth_in_coloured_light_are_told_by_the_lips():
     teeth, skin = np.array([0.85, 0.74, 0.60]), np.array([0.80, 0.58, 0.46])
     lips, light = np.array([0.70, 0.40, 0.36]), np.array([1.0, 0.80, 0.80])
-    assert _is_tooth(teeth * light, skin, lips * light), "no less red than the skin, but than the lips"
-    assert not _is_tooth(teeth * light, skin, teeth * light)
+    assert is_tooth(teeth * light, skin, lips * light), "no less red than the skin, but than the lips"
+    assert not is_tooth(teeth * light, skin, teeth * light)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,20 @@ def test_the_tongue_fades_where_it_turns_away(avatar):
     assert (seen < 0.05).any() and (seen > 0.95).any()
 
 
+def test_the_tongue_s_front_stands_in_shade_and_its_middle_is_a_groove(avatar):
+    tongue = next(layer for layer in avatar.layers if layer.name == "tongue")
+    points = tongue.vertices @ rotation_matrix(avatar.fit.rotation)
+    light = tongue.uv[:, 1] / tongue.texture.shape[0]
+    top = tongue.uv[:, 0] > 0.9 * tongue.texture.shape[1]
+    behind, beside = points[:, 2].max() - points[:, 2], np.abs(points[:, 0] - np.median(points[:, 0]))
+    tip = top & (behind < 0.002) & (light > 0.5) & (beside < 0.006)
+    back = top & (behind > 0.007) & (behind < 0.008) & (light > 0.5) & (beside < 0.006)
+    assert light[tip].mean() < 1.08 * light[back].mean(), "it hardly grows brighter towards its tip"
+    for place in (tip, back):
+        middle, near = light[place & (beside < 0.001)], light[place & (beside > 0.002)]
+        assert middle.mean() < 0.95 * near.mean()
+
+
 def test_a_dark_line_below_the_teeth_does_not_edge_the_lip(demo_photo, monkeypatch):
     photo = load_photo(demo_photo).rgb.copy()
     marks = find_face(photo).landmarks[list(LIPS_LOWER_INNER), :2]
@@ -144,8 +159,8 @@ def test_a_dark_line_below_the_teeth_does_not_edge_the_lip(demo_photo, monkeypat
 def test_the_row_of_a_smile_is_lit_as_smiles_are():
     """Measured in portraits: half way to the corner of the mouth teeth are hardly darker than in the middle."""
     enamel, light = np.array([0.8, 0.7, 0.6]), np.ones(3)
-    in_smile = mouth._teeth_texture(False, enamel, light, smiling=True)
-    in_shade = mouth._teeth_texture(False, enamel, light, smiling=False)
+    in_smile = teeth_texture(False, enamel, light, smiling=True)
+    in_shade = teeth_texture(False, enamel, light, smiling=False)
     row = slice(12, 28)
     profile = [np.median(t[row, 246:266, :3]) for t in (in_smile, in_shade)]
     half = [np.median(t[row, 140:170, :3]) for t in (in_smile, in_shade)]
