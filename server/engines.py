@@ -168,10 +168,10 @@ class VisavisEngine:
         import visavis.engine.video.renderer  # noqa: F401
         from visavis.engine.motion.diffusion import DiffusionMotion
         from visavis.engine.timing import SAMPLES_PER_FRAME
-        from visavis.engine.video.generator import affordable_steps, default_threads
+        from visavis.engine.video.generator import live_plan
 
         DiffusionMotion().step(np.zeros((1, SAMPLES_PER_FRAME), np.float32))
-        affordable_steps(default_threads())
+        live_plan()
 
 
 class TimedSession:

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,9 @@ cheaper."""
 BUDGET_S = 0.016
 """What a frame of the generator may cost, measured alone, to be tried in a live call; the server takes it out of calls whose frames
 come late all the same."""
+EASY_S = 0.007
+"""What it may cost on one thread for a call not to take two: encoder, sockets, browser and other sessions share the cores, and of two threads each waits
+for the other. At 4 ms on one thread two calls with the network ran on two cores; on two threads each one of them had to do without it at times."""
 
 
 def files(area: Area = WHOLE, weights: Path = WEIGHTS) -> list[Path]:
@@ -181,11 +185,13 @@ def generator_for(warp: Renderer, *, steps: int | None = None, seed: int = 0) ->
 
     `steps` None: as many as this machine can do in real time, found by trying; 0: none.
     """
+    threads = None
     if steps is None:
-        steps = affordable_steps(default_threads())
+        steps, threads = live_plan()
     if not steps:
         return None
-    return Generator(warp, steps=steps, seed=seed, area=MOUTH, weights=folder(warp.avatar.personal, WEIGHTS))
+    weights = folder(warp.avatar.personal, WEIGHTS)
+    return Generator(warp, steps=steps, seed=seed, threads=threads, area=MOUTH, weights=weights)
 
 
 def costs(
@@ -216,17 +222,26 @@ _costs: dict[int, tuple[float, float]] = {}
 
 def affordable_steps(threads: int, budget_s: float = BUDGET_S) -> int:
     """Steps a frame, 0 to LIVE_STEPS, that this machine can do on the mouth within the budget; measured once a process."""
-    if not available():
-        return 0
-    known = threads in _costs
-    if not known:
+    if threads not in _costs:
         _costs[threads] = costs(threads)
     frame, step = _costs[threads]
-    steps = int(np.clip((budget_s - frame) // max(step, 1e-6), 0, LIVE_STEPS))
-    if not known:
-        log.info(
-            "video network: %s (%.1f ms a frame and %.1f ms a step on %d threads, %.0f ms allowed)",
-            f"{steps} sampler step(s) a frame" if steps else "too slow here for live calls, the warp alone",
-            frame * 1e3, step * 1e3, threads, budget_s * 1e3,
-        )  # fmt: skip
-    return steps
+    return int(np.clip((budget_s - frame) // max(step, 1e-6), 0, LIVE_STEPS))
+
+
+@lru_cache(maxsize=1)
+def live_plan() -> tuple[int, int]:
+    """Steps a frame and threads of a live call's generator on this machine, found by trying: one thread where that is easy, else all that it may have.
+    0 steps: too slow, the warp alone."""
+    threads = default_threads()
+    if not available():
+        return 0, threads
+    steps = affordable_steps(1, EASY_S)
+    threads = 1 if steps == LIVE_STEPS else threads
+    steps = affordable_steps(threads)
+    frame, step = _costs[threads]
+    log.info(
+        "video network: %s (%.1f ms a frame and %.1f ms a step on %d threads, %.0f ms allowed)",
+        f"{steps} sampler step(s) a frame" if steps else "too slow here for live calls, the warp alone",
+        frame * 1e3, step * 1e3, threads, BUDGET_S * 1e3,
+    )  # fmt: skip
+    return steps, threads

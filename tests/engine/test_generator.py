@@ -142,6 +142,20 @@ def test_steps_are_what_the_machine_affords(warp, monkeypatch):
     assert made is not None and made.area == MOUTH and made.steps == 2
 
 
+@pytest.mark.parametrize(
+    "one, two, expected",
+    [((0.003, 0.001), (0.002, 0.001), (1, 1)), ((0.009, 0.002), (0.005, 0.001), (1, 2)), ((0.03, 0.002), (0.02, 0.002), (0, 2))],
+)  # fmt: skip
+def test_a_call_takes_a_second_thread_only_where_one_is_not_enough(monkeypatch, one, two, expected):
+    monkeypatch.setattr(module, "_costs", {1: one, 2: two})
+    monkeypatch.setattr(module, "default_threads", lambda: 2)
+    module.live_plan.cache_clear()
+    try:
+        assert module.live_plan() == expected
+    finally:
+        module.live_plan.cache_clear()
+
+
 def test_the_mouth_alone_is_painted_as_in_the_whole_face_and_nothing_else_is(warp, generator):
     alone = Generator(warp, steps=1, threads=1, area=MOUTH)
     motion = moved(jawOpen=0.5, eyeBlinkLeft=0.7)
