@@ -51,9 +51,17 @@ async def _speak(session: RemoteSession) -> None:
             await asyncio.sleep(len(pcm) / rate)
 
 
-async def sessions_until_late(avatar: Path | None, most: int, generator: bool) -> dict[str, Any]:
+async def sessions_until_late(
+    avatar: Path | None, most: int, generator: bool, workers: int
+) -> dict[str, Any]:
     """Add sessions until frames come late or the server refuses."""
-    arguments = ["--sessions", str(most), *([] if generator else ["--no-generator"])]
+    arguments = [
+        "--sessions",
+        str(most),
+        "--workers",
+        str(workers),
+        *([] if generator else ["--no-generator"]),
+    ]
     if avatar is not None:
         arguments += ["--no-demo", "--avatar", str(avatar)]
     rows: list[dict[str, Any]] = []
@@ -229,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--avatar", type=Path, metavar="A.avatar|PHOTO", help="whom to show (default: the demo person)"
     )
     parser.add_argument("--no-generator", action="store_true", help="reduced quality: the moved photo alone")
+    parser.add_argument("--workers", type=int, default=1, help="of the server (default: 1)")
     parser.add_argument(
         "--peers", action="store_true", help="measure the transport against its peers instead"
     )
@@ -247,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, row in result.items():
             print(f"{name:>10}  " + "  ".join(f"{key} {value}" for key, value in row.items()))
     else:
-        result = asyncio.run(sessions_until_late(args.avatar, args.most, not args.no_generator))
+        result = asyncio.run(sessions_until_late(args.avatar, args.most, not args.no_generator, args.workers))
     print(json.dumps({"benchmark": "throughput", **result}))
     return 0
 
