@@ -17,7 +17,7 @@ from visavis.engine.body.triangulate import grid_triangles
 from visavis.engine.motion.channels import ARKIT
 from visavis.engine.video.interior import Bytes, Layer
 
-WIDE, TALL = 64, 32
+WIDE, TALL = 96, 48
 """Pixels of the texture."""
 ROWS = 5
 ABOVE = (-0.02, 0.05)
@@ -26,6 +26,10 @@ LID_TO_SKIN = 0.92
 """Brightness of a lid over that of the skin below the eye."""
 OWN = ((0.0, 0.3, 0.7, 1.0), (0.0, 0.55, 0.7, 0.35))
 """Down the lid: how much it is of the colour of skin, and not of what is above it and above the lashes."""
+ROUND = 0.10
+"""How much darker it is at its corners and at its edges than in its middle, where it lies over the ball."""
+GRAIN, COARSEST = 14.0, 0.05
+"""Its grain is that of the skin below the eye, finer than a share COARSEST of the eye's width and no stronger than GRAIN (of 255): pores, not lashes."""
 BULGE = 0.0012
 """Metres by which the ball under it rounds it."""
 
@@ -76,19 +80,22 @@ def _texture(
     falls = (bottom - top).mean(0)
     falls = falls / max(float(np.linalg.norm(falls)), 1e-6)
 
-    def seen(edge: Float64, reach: tuple[float, float]) -> Float64:
-        return sampled(photo, edge[:, None] + np.linspace(*reach, 9)[None, :, None] * width * falls)
+    def seen(edge: Float64, reach: tuple[float, float], steps: int = 9) -> Float64:
+        return sampled(photo, edge[:, None] + np.linspace(*reach, steps)[None, :, None] * width * falls)
 
     def smooth(colour: Float64, share: float) -> Float64:
         return np.asarray(
             cv2.GaussianBlur(colour[None], (0, 0), share * WIDE, borderType=cv2.BORDER_REPLICATE)[0]
         )
 
-    skin = LID_TO_SKIN * smooth(np.median(seen(bottom, BELOW), axis=1), 0.12)
+    below = seen(bottom, BELOW, TALL)  # (WIDE, TALL, 3)
+    grain = below - cv2.GaussianBlur(below, (0, 0), COARSEST * WIDE)
+    skin = LID_TO_SKIN * smooth(np.median(below, axis=1), 0.12)
     above = smooth(np.median(seen(top, (-strip - ABOVE[0], -strip - ABOVE[1])), axis=1), 0.06)
     v = (np.arange(TALL) + 0.5)[:, None] / TALL
     own = np.interp(v, *OWN)[..., None]
-    colour = above + own * (skin - above)
+    shade = 1 - ROUND * own * np.maximum((2 * v[..., None] - 1) ** 2, (2 * across[:, None] - 1) ** 2)
+    colour = (above + own * (skin - above)) * shade + own * np.clip(grain, -GRAIN, GRAIN).transpose(1, 0, 2)
     ends = np.clip(np.minimum(across, 1 - across) / 0.03, 0, 1)
     alpha = np.clip(v / 0.25, 0, 1) * np.clip((1 - v) / 0.08, 0, 1) * ends
     return np.dstack([np.clip(colour, 0, 255), 255 * alpha]).astype(np.uint8)
