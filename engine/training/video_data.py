@@ -205,18 +205,8 @@ def grid_jobs(data: Path, clips: Clips, split: str, limit: int) -> list[Job]:
                 job(f"{speaker}-{path.stem}", path, path, "first", speaker, 3, 10, k)
         return jobs
     for k, path in enumerate(sorted((data / "grid/train/other").glob("*.mkv"))):
-        # one clip a speaker: several frames of it as the photo, for the ten not to be known by theirs
-        for seed, pick in enumerate(("first", "open", *["any"] * 4)):
-            job(
-                f"other-{path.stem}-{pick}{seed}",
-                path,
-                path,
-                pick,
-                f"other/{path.stem}",
-                0,
-                0,
-                100 * seed + k,
-            )
+        for pick in ("first", "open", "any"):
+            job(f"other-{path.stem}-{pick}", path, path, pick, f"other/{path.stem}", 0, 0, k)
     own = sorted((data / "grid/train/s1").glob("*.mkv"))
     own = own[:: max(1, len(own) // max(limit, 1))][:limit]
     rng = np.random.default_rng(7)
