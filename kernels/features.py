@@ -75,7 +75,10 @@ class _FaceCrop(ctypes.Structure):
         *((n, _P) for n in ("rgb", "coverage", "labels", "position", "warp", "seen", "part", "rest")),
         *((n, _F * 3) for n in ("factor", "offset")),
         *((n, _F) for n in ("scale", "x0", "y0")),
-        *((n, _I) for n in ("by", "left", "top", "columns", "rows", "width", "height", "side")),
+        *(
+            (n, _I)
+            for n in ("by", "left", "top", "columns", "rows", "width", "height", "u0", "v0", "wide", "tall")
+        ),
     ]
 
 
@@ -106,9 +109,10 @@ def face_crop(
     side: int,
     factor: Sequence[float],
     offset: Sequence[float],
+    area: tuple[int, int, int, int] | None = None,
 ) -> tuple[Bytes, Bytes, Bytes, Bytes]:
     """The square of `side` pixels in a drawn frame, the border repeated outside: colour (S, S, 3) and coverage (S, S) bilinearly,
-    labels (S, S) and rest positions (S, S, 3) of the nearest pixel.
+    labels (S, S) and rest positions (S, S, 3) of the nearest pixel; or of that square an `area` (left, top, width, height) alone.
 
     rgb uint8 (H, W, 3), coverage and labels uint8 (H, W), position float32 (H, W, 3). Positions become bytes, position * factor
     + offset kept to 1..255, and 0 where the label is 0. ValueError for what does not fit.
@@ -124,11 +128,14 @@ def face_crop(
     )  # fmt: skip
     if not inside or not place.scale > 0 or not np.isfinite((place.scale, place.x0, place.y0)).all():
         raise ValueError(f"{place} with a side of {side} does not lie in a frame of {width}x{height}")
-    out = [np.empty((side, side, 3)[:n], np.uint8) for n in (3, 2, 2, 3)]
+    u0, v0, wide, tall = area or (0, 0, side, side)
+    if min(u0, v0) < 0 or min(wide, tall) < 1 or u0 + wide > side or v0 + tall > side:
+        raise ValueError(f"area {area} does not lie in a square of {side}")
+    out = [np.empty((tall, wide, 3)[:n], np.uint8) for n in (3, 2, 2, 3)]
     held: list[NDArray[Any]] = [rgb, coverage, labels, position, *out]
     call = _FaceCrop(
         *(a.ctypes.data for a in held), tuple(factor), tuple(offset), place.scale, place.x0, place.y0,
-        place.by, place.left, place.top, place.columns, place.rows, width, height, side,
+        place.by, place.left, place.top, place.columns, place.rows, width, height, u0, v0, wide, tall,
     )  # fmt: skip
     if lib.vv_face_crop(ctypes.byref(call)):
         raise MemoryError("no memory for a crop")

@@ -22,7 +22,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "vv_mesh_destroy": (None, [_P]),
     "vv_target_create": (_P, [_I, _I]),
     "vv_target_destroy": (None, [_P]),
-    "vv_draw": (_I, [_P, _P, _P, _P, _I, _I, _P, _P, _P, _P]),
+    "vv_draw": (_I, [_P, _P, _P, _P, _I, _I, _P, _P, _P, _P, _P]),
     "vv_rgb_to_i420": (None, [_P, _I, _I, _P]),
     "vv_blend": (None, [_P, ctypes.c_long, _P, _P, _I, _I]),
     "vv_pose_create": (_P, [_I, _I, _I, _P, _P, _P, _I]),

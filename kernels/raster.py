@@ -110,8 +110,8 @@ class Target:
 
     rgb: uint8 (H, W, 3). coverage: uint8 (H, W), alpha of everything drawn since `begin`. part: uint8 (H,
     W), label of the front-most fragment with alpha >= 0.5 (0 = background). position: float32 (H, W, 3), its
-    `attr`. The arrays stay the same objects for the life of the target; copy what must outlive the next
-    `begin`.
+    `attr`, told of the pixels `begin` was asked to tell it of; what it holds elsewhere means nothing. The arrays
+    stay the same objects for the life of the target; copy what must outlive the next `begin`.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -123,19 +123,29 @@ class Target:
         self.coverage: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
         self.part: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
         self.position: NDArray[np.float32] = np.zeros((height, width, 3), np.float32)
+        self._wanted = np.array([0, 0, width, height], np.int32)
         self._outputs = tuple(a.ctypes.data for a in (self.rgb, self.coverage, self.part, self.position))
         self._handle = lib.vv_target_create(width, height)
         if not self._handle:
             raise MemoryError(f"no memory for a {width}x{height} target")
         weakref.finalize(self, lib.vv_target_destroy, self._handle)
 
-    def begin(self, plate: NDArray[np.uint8]) -> None:
+    def begin(self, plate: NDArray[np.uint8], positions: tuple[int, int, int, int] | None = None) -> None:
         """Start a frame: `plate` (uint8 (H, W, 3)) becomes the picture; coverage, part and position become
-        0."""
+        0.
+
+        positions: the pixels x0 <= x < x1, y0 <= y < y1 whose `position` is wanted, (x0, y0, x1, y1); None: of all.
+            They are half of the memory that drawing goes through.
+        """
+        whole = (0, 0, self.width, self.height)
+        x0, y0, x1, y1 = whole if positions is None else positions
+        self._wanted[:] = max(x0, 0), max(y0, 0), min(x1, self.width), min(y1, self.height)
+        x0, y0, x1, y1 = self._wanted.tolist()
         self.rgb[...] = check("plate", plate, np.uint8, (self.height, self.width, 3))
         self.coverage.fill(0)
         self.part.fill(0)
-        self.position.fill(0)
+        if x0 < x1 and y0 < y1:
+            self.position[y0:y1, x0:x1] = 0
 
     def draw(
         self,
@@ -169,6 +179,13 @@ class Target:
         flags = int(perspective) | int(filter == "bicubic") << 1 | int(cull) << 2
         light: Any = None if brightness is None else brightness.ctypes.data
         if lib.vv_draw(
-            self._handle, mesh.handle, vertices.ctypes.data, light, flags, threads, *self._outputs
+            self._handle,
+            mesh.handle,
+            vertices.ctypes.data,
+            light,
+            flags,
+            threads,
+            *self._outputs,
+            self._wanted.ctypes.data,
         ):
             raise MemoryError("no memory or no threads for drawing")

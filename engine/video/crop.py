@@ -90,9 +90,14 @@ class CropTransform:
         """Frame points (..., 2) in crop pixels."""
         return np.asarray(px, np.float64) * self.scale + [self.x0, self.y0]
 
-    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The frame's pixels (x from, y from, x to, y to) whose centres lie in the crop, clipped to the frame."""
-        at = [(edge - at0) / self.scale - 0.5 for at0 in (self.x0, self.y0) for edge in (0, CROP)]
+    def box(self, width: int, height: int, area: Area = WHOLE) -> tuple[int, int, int, int]:
+        """The frame's pixels (x from, y from, x to, y to) whose centres lie in an area of the crop, clipped to the frame."""
+        across, down = (area.left, area.left + area.width), (area.top, area.top + area.height)
+        at = [
+            (edge - at0) / self.scale - 0.5
+            for at0, edges in ((self.x0, across), (self.y0, down))
+            for edge in edges
+        ]
         x0, x1 = int(np.ceil(at[0])), int(np.floor(at[1])) + 1
         y0, y1 = int(np.ceil(at[2])), int(np.floor(at[3])) + 1
         return (
@@ -187,12 +192,15 @@ def _reduced(image: npt.NDArray[Any], transform: CropTransform) -> tuple[npt.NDA
     )
 
 
-def cut(target: kernels.Target, transform: CropTransform) -> tuple[Bytes, Bytes, Bytes, Bytes]:
-    """What the video network sees of a drawn frame: colour (CROP, CROP, 3), coverage (CROP, CROP), labels (CROP, CROP), quantised rest
-    positions (CROP, CROP, 3). `crop` and `quantised_position` in one pass, within the rounding of places."""
+def cut(
+    target: kernels.Target, transform: CropTransform, area: Area = WHOLE
+) -> tuple[Bytes, Bytes, Bytes, Bytes]:
+    """What the video network sees of a drawn frame in an area (H, W) of the crop: colour (H, W, 3), coverage (H, W), labels (H, W), quantised rest
+    positions (H, W, 3). `crop` and `quantised_position` in one pass, within the rounding of places."""
     height, width = target.rgb.shape[:2]
     return kernels.face_crop(
-        target.rgb, target.coverage, target.part, target.position, place_of(transform, width, height), CROP, _FACTOR, _OFFSET
+        target.rgb, target.coverage, target.part, target.position, place_of(transform, width, height), CROP, _FACTOR, _OFFSET,
+        (area.left, area.top, area.width, area.height),
     )  # fmt: skip
 
 

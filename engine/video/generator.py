@@ -23,7 +23,7 @@ from visavis.engine.motion.channels import FloatArray, zero_motion
 from visavis.engine.runtime import load
 from visavis.engine.video.crop import CROP, MOUTH, WHOLE, Area, FaceCrop, cut, paste
 from visavis.engine.video.personal import folder
-from visavis.engine.video.renderer import Renderer
+from visavis.engine.video.renderer import Renderer, nowhere
 from visavis.engine.video.tones import Tones, face_of
 from visavis.kernels import Target
 
@@ -68,8 +68,8 @@ class Conditions:
     @classmethod
     def cut(cls, face: FaceCrop, target: Target, motion: FloatArray, area: Area = WHOLE) -> Conditions:
         """From a drawn target and the motion that it shows."""
-        whole = cut(target, face.transform(motion))
-        warp, coverage, part, position = (np.ascontiguousarray(array[area.cut])[None] for array in whole)
+        seen = cut(target, face.transform(motion), area)
+        warp, coverage, part, position = (array[None] for array in seen)
         return cls(warp, part, coverage, position)
 
 
@@ -133,6 +133,12 @@ class Generator:
         """What the network sees of the frame that the warp's renderer drew last, for `motion`."""
         return Conditions.cut(self._face, self._warp.target, motion, self.area)
 
+    def looks_at(self, motion: FloatArray) -> tuple[int, int, int, int]:
+        """The frame's pixels x0, y0, x1, y1 whose positions it reads."""
+        target, where = self._warp.target, self._face.transform(motion)
+        x0, y0, x1, y1 = where.box(target.width, target.height, self.area)
+        return x0 - 1, y0 - 1, x1 + 1, y1 + 1  # the nearest pixels, by places rounded a little
+
     def paint(self, conditions: Conditions) -> tuple[Bytes, FloatArray]:
         """One frame of the area: colour (H, W, 3) and blend mask (H, W) in 0..1; the state moves on."""
         state = self.state
@@ -181,7 +187,8 @@ def default_threads() -> int:
 
 
 def generator_for(warp: Renderer, *, steps: int | None = None, seed: int = 0) -> Generator | None:
-    """The generator of a session, on the mouth and with the person's own weights where the avatar has some, or None for the warp alone.
+    """The generator of a session, on the mouth and with the person's own weights where the avatar has some, or None for the warp alone; `warp` no longer
+    tells positions where it does not look.
 
     `steps` None: as many as this machine can do in real time, found by trying; 0: none.
     """
@@ -189,9 +196,12 @@ def generator_for(warp: Renderer, *, steps: int | None = None, seed: int = 0) ->
     if steps is None:
         steps, threads = live_plan()
     if not steps:
+        warp.positions = nowhere
         return None
     weights = folder(warp.avatar.personal, WEIGHTS)
-    return Generator(warp, steps=steps, seed=seed, threads=threads, area=MOUTH, weights=weights)
+    generator = Generator(warp, steps=steps, seed=seed, threads=threads, area=MOUTH, weights=weights)
+    warp.positions = generator.looks_at
+    return generator
 
 
 def costs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.avatar import Avatar
@@ -9,6 +11,14 @@ from visavis.engine.body.model import FloatArray
 from visavis.engine.motion.channels import N_CHANNELS
 from visavis.engine.video.figure import Figure, Part
 from visavis.kernels import Mesh, PoseRig, Target
+
+Places = Callable[[FloatArray], tuple[int, int, int, int] | None]
+"""From a motion to the pixels x0, y0, x1, y1 of its frame; None: all."""
+
+
+def nowhere(motion: FloatArray) -> tuple[int, int, int, int]:
+    """No pixels at all."""
+    return 0, 0, 0, 0
 
 
 def mesh_of(part: Part) -> Mesh:
@@ -21,12 +31,14 @@ def mesh_of(part: Part) -> Mesh:
 class Renderer:
     """Draws one avatar. Keeps nothing between frames: the same motion always gives the same picture.
 
-    `threads`: cores used for drawing. After `render`, `target` holds coverage, part mask and position map of the frame.
+    `threads`: cores used for drawing. After `render`, `target` holds coverage, part mask and position map of the frame, the last one where
+    `positions` says (None: everywhere).
     """
 
     def __init__(self, avatar: Avatar, *, threads: int = 1) -> None:
         self.avatar = avatar
         self.threads = threads
+        self.positions: Places | None = None
         self.target = Target(avatar.width, avatar.height)
         self._figure = Figure.of(avatar)
         self._drawn = [
@@ -41,7 +53,7 @@ class Renderer:
         motion = np.nan_to_num(np.asarray(motion, np.float32))
         figure, target = self._figure, self.target
         units, bones = figure.units(motion), figure.transforms(motion)
-        target.begin(self.avatar.plate)
+        target.begin(self.avatar.plate, None if self.positions is None else self.positions(motion))
         for part, mesh, rig in self._drawn:
             target.draw(
                 mesh, rig.pose(units[part.units], bones[part.bones], figure.camera), threads=self.threads

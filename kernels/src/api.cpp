@@ -322,9 +322,9 @@ VV_API Target* vv_target_create(int width, int height) {
 
 VV_API void vv_target_destroy(Target* t) { delete t; }
 
-// flags: 1 perspective, 2 bicubic, 4 cull. 0, or -1 when memory is out.
+// flags: 1 perspective, 2 bicubic, 4 cull. wanted: x0, y0, x1, y1 of the pixels whose positions are told. 0, or -1 when memory is out.
 VV_API int vv_draw(Target* t, const Mesh* mesh, const float* vertices, const float* brightness, int flags, int threads,
-                   uint8_t* rgb, uint8_t* coverage, uint8_t* part, float* position) {
+                   uint8_t* rgb, uint8_t* coverage, uint8_t* part, float* position, const int32_t* wanted) {
   try {
     const Kernels& k = *active.load();
     if (t->records.size() < static_cast<size_t>(mesh->n_vertices)) {
@@ -352,6 +352,10 @@ VV_API int vv_draw(Target* t, const Mesh* mesh, const float* vertices, const flo
     job.coverage = coverage;
     job.part = part;
     job.position = position;
+    job.position_x0 = wanted[0];
+    job.position_y0 = wanted[1];
+    job.position_x1 = wanted[2];
+    job.position_y1 = wanted[3];
     k.prepare(*mesh, vertices, brightness, job.perspective, t->fixed.data(), t->records.data());
     // Small groups (eyes, mouth) are not worth waking anyone for.
     const int bands = threads > 1 && mesh->n_triangles >= 1000 ? 4 * threads : 1;
@@ -419,15 +423,15 @@ VV_API void vv_log_mel(const MelTables* tables, const float* sound, int windows,
 // 0, or -1 when memory ran out.
 VV_API int vv_face_crop(const FaceCrop* crop) {
   try {
-    const size_t side = crop->side, columns = crop->columns;
-    std::vector<int32_t> places(3 * side);
-    std::vector<uint16_t> shares(side + 4 * columns);
+    const size_t wide = crop->wide, columns = crop->columns;
+    std::vector<int32_t> places(3 * wide);
+    std::vector<uint16_t> shares(wide + 4 * columns);
     std::vector<uint8_t> rows(8 * columns);
-    std::vector<float> values(9 * side);
-    FaceCropScratch scratch{places.data(), places.data() + side, places.data() + 2 * side,
-                            shares.data(), shares.data() + side, {rows.data(), rows.data() + 4 * columns},
-                            values.data(), values.data() + 3 * side, values.data() + 6 * side};
-    for (size_t i = 0; i < 3 * side; ++i) {
+    std::vector<float> values(9 * wide);
+    FaceCropScratch scratch{places.data(), places.data() + wide, places.data() + 2 * wide,
+                            shares.data(), shares.data() + wide, {rows.data(), rows.data() + 4 * columns},
+                            values.data(), values.data() + 3 * wide, values.data() + 6 * wide};
+    for (size_t i = 0; i < 3 * wide; ++i) {
       scratch.factor[i] = crop->factor[i % 3];
       scratch.offset[i] = crop->offset[i % 3];
     }

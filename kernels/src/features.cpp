@@ -152,18 +152,18 @@ void quantise(const float* __restrict position, const float* __restrict factor, 
 
 void face_crop(const FaceCrop& k, FaceCropScratch& s) {
   const float by = static_cast<float>(k.by);
-  for (int u = 0; u < k.side; ++u) {
-    const float x = (static_cast<float>(u) + 0.5f - k.x0) / k.scale;
+  for (int u = 0; u < k.wide; ++u) {
+    const float x = (static_cast<float>(k.u0 + u) + 0.5f - k.x0) / k.scale;
     const int q = q8((x - static_cast<float>(k.left)) / by);
     s.low[u] = within(q >> 8, k.columns);
     s.high[u] = within((q >> 8) + 1, k.columns);
     s.share[u] = static_cast<uint16_t>(q & 255);
     s.nearest[u] = pixel(x, k.width);
   }
-  const int from = s.low[0], to = s.high[k.side - 1] + 1;  // columns only grow
+  const int from = s.low[0], to = s.high[k.wide - 1] + 1;  // columns only grow
   int held[2] = {-1, -1};
-  for (int v = 0; v < k.side; ++v) {
-    const float y = (static_cast<float>(v) + 0.5f - k.y0) / k.scale;
+  for (int v = 0; v < k.tall; ++v) {
+    const float y = (static_cast<float>(k.v0 + v) + 0.5f - k.y0) / k.scale;
     const int q = q8((y - static_cast<float>(k.top)) / by);
     const int rows[2] = {within(q >> 8, k.rows), within((q >> 8) + 1, k.rows)};
     for (const int row : rows)
@@ -171,12 +171,12 @@ void face_crop(const FaceCrop& k, FaceCropScratch& s) {
         pack(k, row, from, to, s.packed[row & 1]);
         held[row & 1] = row;
       }
-    const long row = static_cast<long>(v) * k.side, source = static_cast<long>(pixel(y, k.height)) * k.width;
+    const long row = static_cast<long>(v) * k.wide, source = static_cast<long>(pixel(y, k.height)) * k.width;
     mix(s.packed[rows[0] & 1] + 4 * from, s.packed[rows[1] & 1] + 4 * from, static_cast<unsigned>(q & 255), 4 * (to - from),
         s.mixed + 4 * from);
-    fetch(s, k.side, k.warp + 3 * row, k.seen + row);
-    nearest(s, k.side, k.labels + source, k.position + 3 * source, k.part + row, s.position);
-    quantise(s.position, s.factor, s.offset, k.part + row, k.side, k.rest + 3 * row);
+    fetch(s, k.wide, k.warp + 3 * row, k.seen + row);
+    nearest(s, k.wide, k.labels + source, k.position + 3 * source, k.part + row, s.position);
+    quantise(s.position, s.factor, s.offset, k.part + row, k.wide, k.rest + 3 * row);
   }
 }
 

@@ -56,6 +56,7 @@ struct Job {
   uint8_t* coverage;   // (H, W)
   uint8_t* part;       // (H, W)
   float* position;     // (H, W, 3)
+  int position_x0, position_x1, position_y0, position_y1;  // where positions are wanted: half of the memory that a pixel costs
 };
 
 struct PoseRig {
@@ -113,7 +114,7 @@ struct MelTables {
   float scale, floor;
 };
 
-// The square around the face of one frame; see cuda/face_crop.cu.
+// The square around the face of one frame, or of it `wide` x `tall` pixels from (u0, v0) on; see cuda/face_crop.cu.
 struct FaceCrop {
   const uint8_t *rgb, *coverage, *labels;
   const float* position;
@@ -121,15 +122,16 @@ struct FaceCrop {
   float factor[3], offset[3];
   float scale, x0, y0;
   int by, left, top, columns, rows;
-  int width, height, side;
+  int width, height;
+  int u0, v0, wide, tall;
 };
 
 // Memory for it, made by the caller.
 struct FaceCropScratch {
-  int32_t *low, *high, *nearest;      // (side,)
-  uint16_t *share, *mixed;            // (side,), (columns, 4)
+  int32_t *low, *high, *nearest;      // (wide,)
+  uint16_t *share, *mixed;            // (wide,), (columns, 4)
   uint8_t* packed[2];                 // (columns, 4)
-  float *position, *factor, *offset;  // (side, 3)
+  float *position, *factor, *offset;  // (wide, 3)
 };
 
 struct Kernels {

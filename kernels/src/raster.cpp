@@ -291,7 +291,7 @@ VV_INLINE f8 span_depth(const Planes& p, f8 dx, f8 dy) {
   return clamp(splat(p.base[3]) + splat(p.gx[3]) * dx + splat(p.gy[3]) * dy, p.lo[3], p.hi[3]);
 }
 
-VV_INLINE void span_values(const Setup& s, f8 dx, f8 dy, f8 depth, Span& out) {
+VV_INLINE void span_values(const Setup& s, f8 dx, f8 dy, f8 depth, bool position, Span& out) {
   const Planes& p = s.planes;
   const Job& job = *s.job;
   const auto numerator = [&](int k) __attribute__((always_inline)) { return splat(p.gx[k]) * dx + splat(p.gy[k]) * dy; };
@@ -307,9 +307,11 @@ VV_INLINE void span_values(const Setup& s, f8 dx, f8 dy, f8 depth, Span& out) {
   // Texel centres lie at .5, the padding shifts by kPad; the sum is positive, so truncation is floor.
   out.U = to_int((u + splat(kPad - 0.5f)) * splat(256.f) + splat(0.5f));
   out.V = to_int((v + splat(kPad - 0.5f)) * splat(256.f) + splat(0.5f));
-  const f8 z = job.perspective ? splat(1.f) / depth : splat(1.f);
-  for (int k = 0; k < 3; ++k)
-    out.attr[k] = clamp(splat(p.origin[4 + k]) + numerator(4 + k) * z, p.lo[4 + k], p.hi[4 + k]);
+  if (position) {
+    const f8 z = job.perspective ? splat(1.f) / depth : splat(1.f);
+    for (int k = 0; k < 3; ++k)
+      out.attr[k] = clamp(splat(p.origin[4 + k]) + numerator(4 + k) * z, p.lo[4 + k], p.hi[4 + k]);
+  }
   if (job.shaded) out.bright = clamp(splat(p.base[7]) + numerator(7), p.lo[7], p.hi[7]);
   out.depth = depth;
 }
@@ -326,6 +328,11 @@ VV_INLINE void store_lanes(float* p, unsigned bits, i8 mask, f8 v) {
 }
 VV_INLINE void store_lanes(int32_t* p, unsigned bits, i8 mask, i8 v) {
   store_lanes(reinterpret_cast<float*>(p), bits, mask, reinterpret_cast<f8>(v));
+}
+
+// Are positions wanted of any of `n` pixels from (x, y) on?
+VV_INLINE bool wants_positions(const Job& job, int x, int y, int n) {
+  return (y >= job.position_y0) & (y < job.position_y1) & (x + n > job.position_x0) & (x < job.position_x1);
 }
 
 VV_INLINE void touch(const Job& job, int y, int x0, int x1) {
@@ -347,7 +354,8 @@ VV_INLINE void draw_span(const Setup& s, uint8_t part, bool solid, int x, int y,
   unsigned todo = inside & (nearer | move_mask(partial_v));
   if (!todo) return;
   Span span;
-  span_values(s, dx, dy, depth, span);
+  const bool position = wants_positions(job, x, y, 8);
+  span_values(s, dx, dy, depth, position, span);
   i8 light = splat(256);
   if (job.shaded) light = to_int(span.bright * splat(256.f) + splat(0.5f));
   unsigned fast = 0, slow = 0;  // opaque and in front: whatever was here is hidden; all else
@@ -381,7 +389,8 @@ VV_INLINE void draw_span(const Setup& s, uint8_t part, bool solid, int x, int y,
   if (fast) {
     const i8 m = lanes_of(fast);
     store_lanes(job.front.depth + i, fast, m, depth);
-    for (int k = 0; k < 3; ++k) store_lanes(job.front.attr[k] + i, fast, m, span.attr[k]);
+    if (position)
+      for (int k = 0; k < 3; ++k) store_lanes(job.front.attr[k] + i, fast, m, span.attr[k]);
     if (solid) {
       store_lanes(reinterpret_cast<int32_t*>(job.front.color + i), fast, m, span.U | splat(static_cast<int32_t>(0xff000000u)));
       store_lanes(job.texel_v + i, fast, m, span.V);
@@ -402,7 +411,10 @@ VV_INLINE void draw_span(const Setup& s, uint8_t part, bool solid, int x, int y,
   while (slow) {
     const int k = __builtin_ctz(slow);
     slow &= slow - 1;
-    insert(job, i + k, {depth[k], slow_color[k], part, 0, {span.attr[0][k], span.attr[1][k], span.attr[2][k]}});
+    Fragment f = {depth[k], slow_color[k], part, 0, {0.f, 0.f, 0.f}};
+    if (position)
+      for (int c = 0; c < 3; ++c) f.attr[c] = span.attr[c][k];
+    insert(job, i + k, f);
   }
 }
 
@@ -490,7 +502,7 @@ void draw_ramp(const Setup& s, const int32_t (&px)[3], const int32_t (&py)[3], c
       if (!todo) continue;
       const f8 dx = centre - splat(s.planes.x0);
       Span span;
-      span_values(s, dx, dy, span_depth(s.planes, dx, dy), span);
+      span_values(s, dx, dy, span_depth(s.planes, dx, dy), true, span);
       const i8 weight = to_int(cover * splat(255.f) + splat(0.5f));
       touch(job, y, x + __builtin_ctz(todo), x + 32 - __builtin_clz(todo));
       while (todo) {
@@ -565,7 +577,7 @@ void draw_rows(const Job& job, int y0, int y1) {
     draw_triangles<false>(job, y0, y1);
 }
 
-VV_INLINE void composite_pixel(const Job& job, long i, long o) {
+VV_INLINE void composite_pixel(const Job& job, long i, long o, bool position) {
   if (job.front.depth[i] == 0.f) return;
   const Fragment top = read_front(job, i);
   Fragment f = top;
@@ -586,7 +598,8 @@ VV_INLINE void composite_pixel(const Job& job, long i, long o) {
   }
   if (label) {
     job.part[o] = label->part;
-    for (int k = 0; k < 3; ++k) job.position[3 * o + k] = label->attr[k];
+    if (position)
+      for (int k = 0; k < 3; ++k) job.position[3 * o + k] = label->attr[k];
   }
 }
 
@@ -654,6 +667,8 @@ void composite(const Job& job, int y0, int y1) {
     d[1] = 0;
     if (x0 >= x1) continue;
     const long in = static_cast<long>(y) * job.stride, out = static_cast<long>(y) * job.width;
+    const bool wanted = y >= job.position_y0 && y < job.position_y1;
+    const int inner_x0 = wanted ? job.position_x0 : 0, inner_x1 = wanted ? job.position_x1 : 0;
     for (int x = x0; x < x1; x += 8) {
       const long i = in + x, o = out + x;
       const i8 here = load(job.front.depth + i) != splat(0.f);
@@ -665,10 +680,17 @@ void composite(const Job& job, int y0, int y1) {
         store_rgb(job.rgb + 3 * o, color);
         std::memset(job.coverage + o, 255, 8);
         std::memcpy(job.part + o, job.front.part + i, 8);
-        store_triples(job.position + 3 * o, load(job.front.attr[0] + i), load(job.front.attr[1] + i),
-                      load(job.front.attr[2] + i));
+        if (x >= inner_x0 && x + 8 <= inner_x1) {
+          store_triples(job.position + 3 * o, load(job.front.attr[0] + i), load(job.front.attr[1] + i),
+                        load(job.front.attr[2] + i));
+        } else if (x + 8 > inner_x0 && x < inner_x1) {
+          for (int k = 0; k < 8; ++k)
+            if (x + k >= inner_x0 && x + k < inner_x1)
+              for (int c = 0; c < 3; ++c) job.position[3 * (o + k) + c] = job.front.attr[c][i + k];
+        }
       } else {
-        for (int k = 0; k < 8 && x + k < x1; ++k) composite_pixel(job, i + k, o + k);
+        for (int k = 0; k < 8 && x + k < x1; ++k)
+          composite_pixel(job, i + k, o + k, x + k >= inner_x0 && x + k < inner_x1);
       }
       store(job.front.depth + i, splat(0.f));
     }

@@ -156,6 +156,27 @@ def test_a_call_takes_a_second_thread_only_where_one_is_not_enough(monkeypatch, 
         module.live_plan.cache_clear()
 
 
+def test_a_call_s_frames_do_not_depend_on_where_positions_are_told(avatar):
+    """What a session makes, positions about the mouth alone or nowhere, against a renderer that tells them everywhere."""
+    motions = [moved(jawOpen=0.1 * k, head_y=0.02 * k, mouthSmileLeft=0.05 * k) for k in range(6)]
+    made = []
+    for everywhere in (False, True):
+        warp = Renderer(avatar)
+        generator = generator_for(warp, steps=1)
+        assert generator is not None and warp.positions is not None
+        if everywhere:
+            warp.positions = None
+        made.append([generator.render(warp.render(motion), motion) for motion in motions])
+        none = Renderer(avatar)
+        generator_for(none, steps=0)
+        if everywhere:
+            none.positions = None
+        made[-1] += [none.render(motion) for motion in motions]
+        assert everywhere or not none.target.position.any()
+    for told, all_told in zip(*made, strict=True):
+        np.testing.assert_array_equal(told, all_told)
+
+
 def test_the_mouth_alone_is_painted_as_in_the_whole_face_and_nothing_else_is(warp, generator):
     alone = Generator(warp, steps=1, threads=1, area=MOUTH)
     motion = moved(jawOpen=0.5, eyeBlinkLeft=0.7)

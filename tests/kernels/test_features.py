@@ -91,6 +91,29 @@ def test_face_crop(seed: int, width: int, height: int, by: int) -> None:
     with_every_isa(check)
 
 
+@several
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_a_part_of_a_crop_is_the_whole_one_s(seed: int, by: int) -> None:
+    rng = np.random.default_rng(seed)
+    width, height, side = (int(n) for n in rng.integers(6, 60, 3))
+    held = (
+        rng.integers(0, 256, (height, width, 3), dtype=np.uint8), rng.integers(0, 256, (height, width), dtype=np.uint8),
+        rng.integers(0, 3, (height, width), dtype=np.uint8), rng.uniform(-3, 4, (height, width, 3)).astype(np.float32),
+    )  # fmt: skip
+    scale, x0, y0 = rng.uniform(0.4, 4), *rng.uniform(-30, 30, 2)
+    place = kernels.CropPlace(scale, x0, y0, by, 0, 0, width // by, height // by)
+    left, top = (int(n) for n in rng.integers(0, side, 2))
+    area = left, top, int(rng.integers(1, side - left + 1)), int(rng.integers(1, side - top + 1))
+
+    def check() -> None:
+        whole = kernels.face_crop(*held, place, side, (50.0,) * 3, (100.0,) * 3)
+        piece = kernels.face_crop(*held, place, side, (50.0,) * 3, (100.0,) * 3, area)
+        for a, b in zip(piece, whole, strict=True):
+            np.testing.assert_array_equal(a, b[top : top + area[3], left : left + area[2]])
+
+    with_every_isa(check)
+
+
 def test_a_crop_outside_its_frame_is_refused() -> None:
     plain = np.zeros((8, 6), np.uint8)
     held: list[Any] = [np.zeros((8, 6, 3), np.uint8), plain, plain, np.zeros((8, 6, 3), np.float32)]
@@ -99,5 +122,8 @@ def test_a_crop_outside_its_frame_is_refused() -> None:
         place = kernels.CropPlace(*good[:k], value, *good[k + 1 :])  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="does not lie in a frame of 6x8"):
             kernels.face_crop(*held, place, 16, (1.0,) * 3, (0.0,) * 3)
+    for area in ((-1, 0, 4, 4), (0, 0, 0, 4), (13, 0, 4, 4), (0, 1, 4, 16)):
+        with pytest.raises(ValueError, match="does not lie in a square of 16"):
+            kernels.face_crop(*held, kernels.CropPlace(*good), 16, (1.0,) * 3, (0.0,) * 3, area)
     with pytest.raises(ValueError, match="labels: expected shape"):
         kernels.face_crop(*held[:2], plain[1:], held[3], kernels.CropPlace(*good), 16, (1.0,) * 3, (0.0,) * 3)

@@ -366,3 +366,32 @@ def test_wrong_input_is_one_clear_error() -> None:
         Target(0, 5)
     with pytest.raises(ValueError, match="instruction set"):
         kernels.use_isa("mmx")
+
+
+@several
+@given(seeds, st.booleans(), st.booleans(), st.sampled_from([1, 3]))
+def test_positions_are_told_where_they_are_wanted_and_all_else_is_as_without(
+    seed: int, alpha: bool, perspective: bool, threads: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    scene = soup(rng, int(rng.integers(1, 9)), SIZE, alpha=alpha)
+    scene.perspective = perspective
+    background, target = plate(rng), Target(SIZE, SIZE)
+    target.begin(background)
+    draw(target, scene, threads=threads)
+    whole = outputs(target)
+    x0, y0 = (int(n) for n in rng.integers(-4, SIZE, 2))
+    x1, y1 = x0 + int(rng.integers(-2, SIZE)), y0 + int(rng.integers(-2, SIZE))
+    target.position.fill(7)
+    target.begin(background, (x0, y0, x1, y1))
+    draw(target, scene, threads=threads)
+    for before, now in zip(whole[:3], outputs(target)[:3], strict=True):
+        np.testing.assert_array_equal(now, before)
+    wanted = np.zeros((SIZE, SIZE), bool)
+    wanted[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+    np.testing.assert_array_equal(target.position[wanted], whole[3][wanted])
+    assert (target.position[~wanted] == 7).all(), "nothing is written elsewhere"
+    target.begin(background)
+    draw(target, scene, threads=threads)
+    for before, now in zip(whole, outputs(target), strict=True):
+        np.testing.assert_array_equal(now, before)
