@@ -118,9 +118,16 @@ class FaceCrop:
         self.scale = FACE_FILL * CROP / height_px
         pivots = dict(zip(PIVOTS, avatar.pivots.astype(np.float64), strict=True))
         self._joints = (pivots["spine"], pivots["neck"], pivots["head"])
+        self._last: tuple[bytes, CropTransform] | None = None
 
     def transform(self, motion: FloatArray) -> CropTransform:
         """Where the crop lies for one motion vector (N_CHANNELS,)."""
+        last, key = self._last, motion.tobytes()  # a frame asks for it before, while and after it is drawn
+        if last is None or last[0] != key:
+            last = self._last = key, self._found(motion)
+        return last[1]
+
+    def _found(self, motion: FloatArray) -> CropTransform:
         motion = np.nan_to_num(np.asarray(motion, np.float64))
         shift = np.clip(motion[TRANSLATION_SLICE], -0.08, 0.08) / 2
         point = self.point
