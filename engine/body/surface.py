@@ -42,7 +42,7 @@ ROUNDNESS = 2.8
 LID_OVERLAP, LID_BEFORE = 0.0010, 0.0014
 """Metres by which a shut upper lid reaches over the lower one, and by which it lies before it: so far that the rasteriser takes the two for two
 surfaces and smooths the upper one's edge."""
-LID_CORNER = 0.1
+LID_CORNER = 0.04
 """Share of a lid's length at either corner over which both come about."""
 
 
