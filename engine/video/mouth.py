@@ -225,7 +225,7 @@ def _teeth(upper: bool, mouth: _Mouth, shown: _Shown, jaw: Float64) -> Layer:
         edge = min(lips.rest_y - LOWER_BELOW, lips.lower_y + 0.0025 - LOWER_BELOW)
         edge -= shown.empty * max(0.0, edge - lips.lower_y)
     lit = 1.0 if shown.rows is None else float(np.clip(shown.rows.lower_light, LOWER_DARKEST, 1))
-    points, uv, triangles = dental_arch(edge, upper, 0.96 if upper else 0.86)
+    points, uv, triangles = dental_arch(edge, upper)
     points = points + [lips.middle, 0, lips.front - (0.0055 if upper else 0.0085)]
     texture = teeth_texture(upper, lit * enamel, mouth.inner_light, smiling=shown.teeth is not None)
     part = "upperTeeth" if upper else "lowerTeeth"

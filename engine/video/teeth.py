@@ -17,6 +17,10 @@ TOOTH_TO_SKIN = np.array([1.0, 1.19, 1.26])
 """Colour of front teeth over that of the cheeks. In smiling portraits it is 1.01, 1.27, 1.34 (46 of them). In films of twelve speakers a row modelled by 0.98, 1.22, 1.32
 was brighter and whiter than what is seen there, by 0.9, 0.7, 0.7 in the median, part of it lip and tongue in its place; but by 0.92, 1.07, 1.13, which is nearer to films
 (mean error about the lips of the warp alone 0.0339 against 0.0345; with the video network it is the same), sharp portraits have grey teeth."""
+UPPER_SIZE, LOWER_SIZE = 0.96, 0.86
+"""Of the two rows, over the ellipse below."""
+ARCH, ARCH_REACH = (0.027, 0.034), 1.25
+"""Half axes, across and deep, in metres of the ellipse on which teeth stand, and how far round it they go to either side, in radians."""
 OWN_LIGHTER = 1.06
 """Modelled teeth of a person's own colour over what the photo shows of it: the texture's gaps and curves take some of the light."""
 
@@ -65,10 +69,11 @@ def enamel_of(light: Float64) -> Float64:
     return np.minimum(enamel, enamel[0] * np.array([1.0, 0.96, 0.88]))  # never bluish
 
 
-def dental_arch(edge: float, upper: bool, size: float) -> tuple[Float64, Float64, IntArray]:
+def dental_arch(edge: float, upper: bool) -> tuple[Float64, Float64, IntArray]:
     """A curved sheet in head axes, x about 0, front at z = 0: the visible face of one dental arch, 512 x 64 texture."""
-    angle = np.linspace(-1.25, 1.25, 21)
-    a, b = 0.027 * size, 0.034 * size
+    size = UPPER_SIZE if upper else LOWER_SIZE
+    angle = np.linspace(-ARCH_REACH, ARCH_REACH, 21)
+    a, b = (axis * size for axis in ARCH)
     x, z = a * np.sin(angle), -b * (1 - np.cos(angle))
     height = 0.0125 * size
     ys = np.linspace(edge + height, edge, 4) if upper else np.linspace(edge, edge - height, 4)
@@ -87,11 +92,9 @@ def teeth_texture(upper: bool, enamel: Float64, light: Float64, *, smiling: bool
     """
     widths = np.array([8.6, 6.8, 7.6, 7.0, 6.8, 9.5]) if upper else np.array([5.4, 6.0, 6.9, 7.1, 7.2, 9.5])
     # distance along the arch from the middle, in millimetres: half an ellipse of the sheet above
-    theta = np.linspace(0, 1.25, 400)
-    size = 0.96 if upper else 0.86
-    arc = np.concatenate(
-        [[0], np.cumsum(np.hypot(np.diff(27 * size * np.sin(theta)), np.diff(34 * size * np.cos(theta))))]
-    )
+    theta = np.linspace(0, ARCH_REACH, 400)
+    a, b = (1000 * axis * (UPPER_SIZE if upper else LOWER_SIZE) for axis in ARCH)
+    arc = np.concatenate([[0], np.cumsum(np.hypot(np.diff(a * np.sin(theta)), np.diff(b * np.cos(theta))))])
     total = float(arc[-1])
     s = np.abs(np.linspace(-total, total, 512))
     ends = np.cumsum(widths)
