@@ -17,6 +17,14 @@ LASHES = 0.36
 """Share of the way to the brow that goes with the margin as a whole: lashes, their line and what is painted on it."""
 STILL = 0.95
 """Share of the way from which on nothing moves."""
+SPREAD = 0.5
+"""How much wider what goes with a piece of the margin becomes with its height above it. The margin falls steeply beside the corners, which stay: skin that went
+straight down with it would break there, and the crease of the lid with it."""
+BEYOND = 0.25
+"""Of the eye's width, how far beyond the corners skin goes with the lid."""
+
+_OFFSETS = np.linspace(-2, 2, 9)
+_WEIGHTS = np.exp(-(_OFFSETS**2) / 2) / np.exp(-(_OFFSETS**2) / 2).sum()
 
 
 def share_the_way(
@@ -55,7 +63,8 @@ def share_the_way(
     way = np.interp(at, *ordered(brow)) - lowest
     start, end = sorted((0.0, float((margin[-1] - margin[0]) @ along)))
     share = (height - lowest) / np.maximum(way, 1e-6)
-    inside = (at > start) & (at < end) & (way > 1.0) & (share > 1e-3) & (share < 1)
+    beyond = np.maximum(0, np.maximum(start - at, at - end)) / (BEYOND * (end - start))
+    inside = (beyond < 1) & (way > 1.0) & (share > 1e-3) & (share < 1)
     follow = np.clip((STILL - share) / (STILL - LASHES), 0, 1)
     if strip is not None:
         # a strip as wide across where the margin is steep
@@ -65,7 +74,12 @@ def share_the_way(
         follow = (height - lowest < reach).astype(np.float64)
     order = np.argsort(place(margin)[0])
     places = place(margin)[0][order]
-    moved = np.stack([np.interp(at, places, unit[upper][order, k]) for k in range(3)], 1)
+    wide = SPREAD * np.maximum(height - lowest, 0)
+    moved = np.zeros((len(at), 3))
+    for offset, weight in zip(_OFFSETS, _WEIGHTS, strict=True):
+        x = at + offset * wide
+        moved += weight * np.stack([np.interp(x, places, unit[upper][order, k]) for k in range(3)], 1)
+    own = np.minimum(beyond, 1)[:, None]
     out = unit.copy()
-    out[inside] = (follow[:, None] * moved)[inside]
+    out[inside] = ((1 - own) * follow[:, None] * moved + own * unit)[inside]
     return out

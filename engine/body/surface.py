@@ -2,7 +2,7 @@
 
 The face is the body model's own surface, displaced so that it meets the landmarks. Around it a planar grid is triangulated against the face's
 rim and given depth, skinning weights and a share of the rim's movements, so that hair, neck, shoulders and clothes follow without cracks.
-At rest every vertex projects to its own texture coordinate: zero motion gives back the photo.
+At rest every vertex projects to its own texture coordinate: zero motion gives back the photo. Beyond its borders the surface shows it mirrored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from visavis.engine.body.triangulate import (
     along_margin,
     delaunay,
     fan,
+    folded_in,
     grid_around,
+    grid_over,
     largest_piece,
     patches,
     peel_spikes,
@@ -30,8 +32,8 @@ from visavis.engine.body.triangulate import (
 )
 from visavis.engine.motion.channels import ARKIT
 
-BONES = ("neck", "head", "clavicleLeft", "clavicleRight")
-"""Bones of the portrait besides the root (spine); weights are nested: head is part of neck."""
+BONES = ("neck", "head", "clavicleLeft", "clavicleRight", "frame")
+"""Bones of the portrait besides the root (spine); weights are nested: head is part of neck. The frame does not move."""
 SEAL = ("jawOpen", "mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthFunnel",
         "mouthStretchLeft", "mouthStretchRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper")  # fmt: skip
 """Units that part the lips: taken back to bring a smiling photo's mouth to rest."""
@@ -44,6 +46,13 @@ LID_OVERLAP, LID_BEFORE = 0.0010, 0.0014
 surfaces and smooths the upper one's edge."""
 LID_CORNER = 0.04
 """Share of a lid's length at either corner over which both come about."""
+
+
+BEYOND = 5
+"""Steps of the grid by which the surface goes on beyond the photo's borders."""
+HELD = 0.22
+"""Of the face's height, how far from a border that cuts through the person hair, ears and clothes are held by the frame: of what lies beyond there is only a
+mirror's image, in which an ear or a collar is seen twice. The upper border holds nothing: hair may be seen twice, but bent it looks broken."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Seam:
 class Surface:
     """World axes: x to the image's right, y up, z to the viewer, origin at the camera, metres.
 
-    vertices (V, 3), uv (V, 2) photo pixels, triangles (T, 3), part (T,), edge_flags (T,), units (52, V, 3), weights (V, 4) of BONES,
+    vertices (V, 3), uv (V, 2) photo pixels (mirrored in the border beyond it), triangles (T, 3), part (T,), edge_flags (T,), units (52, V, 3), weights (V, 5) of BONES,
     rest (V, 3): position on the average person (canonical coordinates, what a network sees), seams, rest_motion (52,): coefficients that
     bring the photo's face to a neutral, closed mouth; residual_px: mean distance of mesh to landmarks after the smooth residual.
     """
@@ -158,23 +167,7 @@ def build_surface(
     face_height = float(np.ptp(landmarks[:468, 1]))
     spacing = max(width, height) / 44
     polygon = face_px[rim_local].astype(np.float32)
-    shown = cv2.dilate((alpha > 2).astype(np.uint8), np.ones((int(2.4 * spacing) | 1,) * 2, np.uint8))
-    pad = 2 * spacing
-    gx = np.arange(-pad, width + pad + spacing, spacing)
-    gy = np.arange(-pad, height + pad + spacing, spacing)
-    grid = np.stack(np.meshgrid(gx, gy), -1)
-    grid[1::2, :, 0] += spacing / 2  # rows staggered: near-equilateral triangles
-    points = grid.reshape(-1, 2)
-    # a finer ring hugging the rim carries the chin's movement into the neck
-    fine = grid_around(polygon, spacing * 0.5, spacing)
-    points = np.concatenate([points, fine])
-    distance = np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), True) for x, y in points])
-    inside = np.clip(points, 0, [width - 1, height - 1]).astype(int)
-    coarse = np.arange(len(points)) < len(points) - len(fine)
-    keep = (shown[inside[:, 1], inside[:, 0]] > 0) & (
-        distance < np.where(coarse, -1.35 * spacing, -0.4 * spacing)
-    )
-    outer_px = points[keep].astype(np.float32)
+    outer_px = _points_around(alpha, polygon, spacing)
     all_px = np.concatenate([polygon, outer_px]).astype(np.float32)
     mesh = delaunay(all_px)
     middle_px = all_px[mesh].mean(1)
@@ -222,13 +215,14 @@ def build_surface(
     neck_weight = np.where(on_face, 1.0, (1 - smooth(0.1, 1.15, t)) * (1 - beside))
     head_weight = relax(head_weight, triangles, on_face, head_weight, 1.5, 12)
     neck_weight = np.maximum(relax(neck_weight, triangles, on_face, neck_weight, 1.5, 12), head_weight)
+    free = np.where(on_face, 1.0, smooth(0, HELD * face_height, _from_cut(alpha, uv)))
     shoulder = (
         smooth(0.25, 0.9, np.abs(uv[:, 0] - centre_x) / face_height) * (1 - neck_weight) * smooth(0.2, 0.9, t)
     )
     fade = 1 - smooth(1.4, 3.2, t)
     left = shoulder * (uv[:, 0] > centre_x) * fade
     right = shoulder * (uv[:, 0] <= centre_x) * fade
-    weights = np.stack([neck_weight, head_weight, left, right], 1)
+    weights = np.stack([*(free * share for share in (neck_weight, head_weight, left, right)), 1 - free], 1)
 
     # Depth: the rim's, bending back to the ears' plane in the head, to the chest's front below.
     back = float(bone["head"][2]) + 0.01
@@ -270,6 +264,8 @@ def build_surface(
                 side, units[k, :n_face], uv[:n_face], seam.upper, landmarks, strip=strip
             )
 
+    # a person whom the frame cuts off goes on beyond it as in a mirror: turned or shifted, hair and clothes show no end
+    uv[n_face:] = folded_in(uv[n_face:], width, height)
     rest = np.zeros((n_all, 3))
     rest[:n_face] = body.vertices[face_ids]
     mean_turn = np.linalg.inv(rotation_matrix(fit.rotation))
@@ -287,6 +283,43 @@ def build_surface(
         world.astype(np.float32), uv.astype(np.float32), triangles, part, _flag_margins(triangles, len(face), seams, rim_local), units.astype(np.float32),
         weights.astype(np.float32), rest.astype(np.float32), seams, rest_motion, head.residual_px, face_ids.astype(np.int32),
     )  # fmt: skip
+
+
+def _points_around(
+    alpha: npt.NDArray[np.uint8], polygon: npt.NDArray[np.float32], spacing: float
+) -> npt.NDArray[np.float32]:
+    """Points (n, 2) about `spacing` apart over what the matte shows around the face's rim `polygon` (k, 2), and beyond the borders."""
+    height, width = alpha.shape
+    size = np.array([width, height])
+    coarse = grid_over(width, height, spacing, BEYOND * spacing)
+    # a finer ring hugging the rim carries the chin's movement into the neck; the border has points of its own
+    fine = grid_around(polygon, spacing * 0.5, spacing)
+    fine = fine[np.minimum(fine, size - fine).min(1) > 0.35 * spacing]
+    points = np.concatenate([coarse, fine])
+    on_border = ((np.abs(points) < 1e-6) | (np.abs(points - size) < 1e-6)).any(1)
+    near = on_border | (np.arange(len(points)) >= len(coarse))
+    away = -np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), True) for x, y in points])
+    # on the border a step more is shown, or triangles would lie across it where the person ends
+    reach, reach_on_border = (
+        cv2.dilate((alpha > 2).astype(np.uint8), np.ones((int(steps * spacing) | 1,) * 2, np.uint8)) > 0
+        for steps in (2.4, 4.4)
+    )
+    x, y = np.clip(points, 0, size - 1).astype(int).T
+    shown = np.where(on_border, reach_on_border[y, x], reach[y, x])
+    return points[shown & (away > np.where(near, 0.4, 1.35) * spacing)].astype(np.float32)
+
+
+def _from_cut(alpha: npt.NDArray[np.uint8], px: Float64) -> Float64:
+    """How far points (n, 2) are, in pixels, from where a border cuts through the person, the upper one left out."""
+    height, width = alpha.shape
+    whole = np.ones((height, width), np.uint8)
+    for border in (np.s_[:, 0], np.s_[:, -1], np.s_[-1]):
+        whole[border] = alpha[border] < 128
+    if whole.all():
+        return np.full(len(px), np.inf)
+    away = cv2.distanceTransform(whole, cv2.DIST_L2, 5)
+    x, y = np.clip(px, 0, [width - 1, height - 1]).astype(int).T
+    return np.asarray(away[y, x], np.float64)
 
 
 def _flag_margins(

@@ -84,11 +84,14 @@ def along_margin(loop: set[int], margins: list[set[int]], length: int) -> bool:
 def patches(
     triangles: IntArray, px: Float64, size: float, margin_sets: list[set[int]], face_ids: IntArray
 ) -> IntArray:
-    """Fans (n, 3) over small holes that two triangulations left between them; openings of the face stay open."""
+    """Fans (n, 3) over holes that two triangulations left between them, small (`size`) or narrow; openings of the face stay open."""
     fans = []
     for loop in boundary_loops(triangles)[1:]:
         own = {int(face_ids[v]) for v in loop if v < len(face_ids)}
-        if np.ptp(px[loop], axis=0).max() <= size and not along_margin(own, margin_sets, len(loop)):
+        small = np.ptp(px[loop], axis=0).max() <= size or (
+            bool(own) and cv2.contourArea(px[loop].astype(np.float32)) <= size**2
+        )
+        if small and not along_margin(own, margin_sets, len(loop)):
             fans += fan(loop)
     return np.array(fans, np.int32).reshape(-1, 3)
 
@@ -108,6 +111,30 @@ def grid_around(polygon: npt.NDArray[np.float32], step: float, reach: float) -> 
         outward /= np.linalg.norm(outward, axis=1, keepdims=True)
         rings.append(np.stack([x, y], 1) + outward * away)
     return np.round(np.concatenate(rings) * 16) / 16
+
+
+def grid_over(width: int, height: int, spacing: float, pad: float) -> Float64:
+    """Points (n, 2) about `spacing` apart over a frame, rows staggered for near-equilateral triangles, with some in every row on the frame's left and right
+    border and rows on the other two; and those nearer than `pad` to a border once more, mirrored in it, so that no triangle lies across one."""
+    columns, rows = (max(2, round(side / spacing) + 1) for side in (width, height))
+    xs = np.linspace(0, width, columns)
+    between = np.concatenate([[0], (xs[:-1] + xs[1:]) / 2, [width]])
+    points = np.concatenate([
+        np.stack([row := between if k % 2 else xs, np.full(len(row), y)], 1)
+        for k, y in enumerate(np.linspace(0, height, rows))
+    ])  # fmt: skip
+    for axis, side in enumerate((width, height)):
+        for border in (0, side):
+            away = np.abs(points[:, axis] - border)
+            mirrored = points[(away > 0) & (away < pad)]
+            mirrored[:, axis] = 2 * border - mirrored[:, axis]
+            points = np.concatenate([points, mirrored])
+    return points
+
+
+def folded_in(px: Float64, width: int, height: int) -> Float64:
+    """Points (n, 2) about a frame, those outside mirrored in the border that they lie beyond."""
+    return 2 * np.clip(px, 0, [width, height]) - px
 
 
 def smoothstep(low: float, high: float, x: Float64) -> Float64:

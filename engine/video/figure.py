@@ -44,8 +44,8 @@ LEAST_GAP = 1e-5
 LIP_OVERLAP = 0.0004
 """Metres by which lips may overlap: where they just meet, both are antialiased against what lies behind, and teeth show between shut lips as dots."""
 _BLINKS = tuple(ARKIT.index(f"eyeBlink{side}") for side in ("Left", "Right"))
-ROOT, NECK, HEAD, CLAVICLE_LEFT, CLAVICLE_RIGHT = range(5)
-"""The trunk's bones, first in every figure."""
+ROOT, NECK, HEAD, CLAVICLE_LEFT, CLAVICLE_RIGHT, FRAME = range(6)
+"""The trunk's bones, first in every figure, and one that stays."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ def _trunk(avatar: Avatar) -> list[Bone]:
         Bone(NECK, HEAD_SLICE.start, MAX_HEAD, pivot["head"], shift=0.5),
         Bone(ROOT, CLAVICLE_LEFT_SLICE.start, 0.4, pivot["clavicleLeft"]),
         Bone(ROOT, CLAVICLE_RIGHT_SLICE.start, 0.4, pivot["clavicleRight"]),
+        Bone(-1, SPINE_SLICE.start, 0.0, pivot["spine"]),
     ]
 
 
@@ -208,17 +209,18 @@ def _layer_part(layer: Layer, bones: list[Bone]) -> Part:
 
 
 def _surface_part(surface: Surface, upright: FloatArray, texture: Bytes) -> Part:
-    neck, head, left, right = surface.weights.T
-    # root, neck without head, head, clavicles: each vertex's shares add up to 1
-    shares = np.stack([1 - neck - left - right, neck - head, head, left, right], 1).astype(np.float32)
+    neck, head, left, right, *frame = surface.weights.T
+    still = frame[0] if frame else np.zeros_like(neck)  # avatars made before there was one
+    # root, neck without head, head, clavicles, frame: each vertex's shares add up to 1
+    shares = np.stack([1 - neck - left - right - still, neck - head, head, left, right, still], 1)
     shapes = [_sparse(unit) for unit in surface.units]
     for seam in surface.seams:
         for spread in (seam.spread_upper, -seam.spread_lower):
             shapes += [(seam.near[column != 0], column[column != 0, None] * upright) for column in spread.T]
     return Part(
         surface.vertices, surface.uv, surface.triangles, surface.part, surface.rest, texture, surface.edge_flags,
-        np.ascontiguousarray(-surface.vertices[:, 2]), shapes, np.arange(len(shapes), dtype=np.int32), shares,
-        np.arange(5, dtype=np.int32),
+        np.ascontiguousarray(-surface.vertices[:, 2]), shapes, np.arange(len(shapes), dtype=np.int32),
+        shares.astype(np.float32), np.arange(6, dtype=np.int32),
     )  # fmt: skip
 
 

@@ -255,6 +255,8 @@ def _tongue(head: FittedHead, mouth: _Mouth, jaw: Float64) -> Layer:
     points[:, 0] = lips.middle + TONGUE_WIDTH * (points[:, 0] - points[:, 0].mean())
     points[:, 1] += (lips.rest_y - TONGUE_BELOW) - points[:, 1].max()
     points[:, 2] += (lips.front - TONGUE_BEHIND) - points[:, 2].max()
+    # in a photo from below it would hide behind the lower teeth, and one even dark would show above them: it rises towards its root by as much
+    points[:, 1] += max(0.0, -lips.rest_y / lips.front) * (lips.front - points[:, 2])
     normal = np.zeros_like(points)
     n = np.cross(
         points[triangles[:, 1]] - points[triangles[:, 0]], points[triangles[:, 2]] - points[triangles[:, 0]]

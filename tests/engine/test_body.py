@@ -120,9 +120,10 @@ def test_surface_meets_the_photo(avatar: Avatar):
     surface, camera = avatar.surface, avatar.fit.camera
     assert surface.residual_px < 1.5
     world = surface.vertices.astype(np.float64)
-    assert (
-        np.abs(camera.project(world @ FLIP.T) - surface.uv).max() < 0.02
-    )  # at rest a vertex stands on its own pixel
+    px = camera.project(world @ FLIP.T)
+    shown = ((px > 0) & (px < [avatar.width, avatar.height])).all(1)
+    assert shown.mean() > 0.7
+    assert np.abs(px - surface.uv)[shown].max() < 0.02  # at rest a vertex stands on its own pixel
     assert np.isfinite(surface.units).all()
     shares = np.stack(
         [surface.weights[:, 0] - surface.weights[:, 1], surface.weights[:, 1], *surface.weights[:, 2:].T]

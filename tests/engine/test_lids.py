@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from visavis.engine import enroll as enroll_module
 from visavis.engine.avatar import Avatar
+from visavis.engine.body import lids as lids_module
 from visavis.engine.body import surface as surface_module
 from visavis.engine.body.fit import LIDS
 from visavis.engine.body.lid_room import STRIP, STRIPS, folded_away
@@ -74,8 +75,7 @@ def test_what_is_not_lid_stays():
         [[0, 0], [5, 0], [10, 0], [5, -3], [5, -6.55], [5, -9.9], [5, 4], [-3, -5], [5, -20]], float
     )
     unit = np.zeros((9, 3))
-    unit[1] = (0, -4, 1)
-    unit[3:6] = (0, -4, 1)
+    unit[:6] = (0, -4, 1)
     unit[6:] = (0, 7, 7)
     out = share_the_way("Left", unit, uv, np.array([0, 1, 2]), marks)
     np.testing.assert_array_equal(out[[0, 1, 2, 6, 7, 8]], unit[[0, 1, 2, 6, 7, 8]])
@@ -84,13 +84,36 @@ def test_what_is_not_lid_stays():
     np.testing.assert_allclose(out[5], 0)
 
 
+def steepest(strip: float | None, height: float) -> float:
+    """How much more a piece of skin goes down than its neighbour a tenth of a pixel aside, at a height over a lid of 10 pixels whose margin falls by 4
+    between the corner, which stays, and a quarter of a pixel beside it."""
+    marks = np.zeros((478, 3), np.float32)
+    for k, mark in enumerate((276, 283, 282, 295, 285)):
+        marks[mark, :2] = (12 - 3.5 * k, -10)
+    margin = np.array([[0, 0], [0.25, 0], [9.75, 0], [10, 0]], float)
+    skin = np.stack([np.linspace(-4, 14, 181), np.full(181, -height)], 1)
+    unit = np.zeros((len(margin) + len(skin), 3))
+    unit[1:3, 1] = -4
+    out = share_the_way("Left", unit, np.concatenate([margin, skin]), np.arange(4), marks, strip=strip)
+    assert out[len(margin) :, 1].min() < -3, "its middle goes along"
+    return float(np.abs(np.diff(out[len(margin) :, 1])).max())
+
+
+@pytest.mark.parametrize("strip", (None, 0.5))
+def test_skin_above_a_lid_s_corner_does_not_break(strip, monkeypatch):
+    assert steepest(strip, 3) < 0.5
+    assert steepest(strip, 0.1) > 1, "the margin itself goes where the lower one is"
+    monkeypatch.setattr(lids_module, "SPREAD", 0.0)
+    assert steepest(strip, 3) > 1
+
+
 def test_with_a_strip_only_lashes_go_along():
     marks = np.zeros((478, 3), np.float32)
     for k, mark in enumerate((276, 283, 282, 295, 285)):
         marks[mark, :2] = (12 - 3.5 * k, -10)
     uv = np.array([[0, 0], [5, 0], [10, 0], [5, -0.7], [5, -0.9], [5, -6]], float)
     unit = np.zeros((6, 3))
-    unit[1:] = (0, -4, 1)
+    unit[:] = (0, -4, 1)
     out = share_the_way("Left", unit, uv, np.array([0, 1, 2]), marks, strip=0.08)
     np.testing.assert_array_equal(out[:3], unit[:3])
     np.testing.assert_allclose(out[3], unit[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from visavis.engine.body.photo import load_photo
 from visavis.engine.enroll import enroll
 from visavis.engine.motion.channels import INDEX, zero_motion
 from visavis.engine.video import lip_line
+from visavis.engine.video import mouth as mouth_module
 from visavis.engine.video.interior import JAW_UNITS
 from visavis.engine.video.renderer import Renderer
 from visavis.engine.video.teeth import is_tooth, teeth_colour, teeth_texture
@@ -107,6 +109,25 @@ def test_the_tongue_stays_up_while_the_jaw_falls(avatar):
     assert fall["lowerTeeth"].min() > 0.005, "the front of the jaw goes down by more than half a centimetre"
     assert 0 < fall["tongue"].max() < 0.5 * fall["lowerTeeth"].min()
     assert not fall["cavity"].any()
+
+
+def test_from_below_the_tongue_is_seen_as_from_the_front(demo_photo, monkeypatch):
+    """There it would hide behind the lower teeth: it rises towards its root."""
+    calls = []
+    tongue = mouth_module._tongue
+    monkeypatch.setattr(mouth_module, "_tongue", lambda *args: calls.append(args) or tongue(*args))
+    enroll(demo_photo)
+    (head, mouth, jaw), turn = calls[0], np.eye(3)
+
+    def seen(height: float) -> tuple[np.ndarray, np.ndarray]:
+        """Heights (n,) over the lips' line, and tangents (n,) of the angles at which they are seen over it, with the lips at a height over the camera."""
+        at = replace(mouth, turn=turn, lips=replace(mouth.lips, rest_y=height))
+        points = tongue(head, at, jaw).vertices.astype(np.float64)
+        return points[:, 1] - height, points[:, 1] / -points[:, 2] - height / -mouth.lips.front
+
+    level, front = seen(0.0)
+    np.testing.assert_allclose(seen(0.08)[1], front, atol=1e-6)
+    np.testing.assert_allclose(seen(-0.08)[0], level, atol=1e-6, err_msg="from above it lies as it does")
 
 
 def test_the_tongue_fades_where_it_turns_away(avatar):
