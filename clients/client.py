@@ -35,6 +35,11 @@ class RemoteSession:
         """What opens this session's addresses."""
         return {"Authorization": f"Bearer {self.info['token']}"}
 
+    @property
+    def watch_url(self) -> str:
+        """Address of a page with this session's picture and sound, to be opened or shown in a frame. Who has it can watch, and nothing else."""
+        return self.client.url + str(self.info["watch"])
+
     async def offer(self, sdp: str) -> str:
         """SDP offer to SDP answer."""
         body = {"type": "offer", "sdp": sdp}

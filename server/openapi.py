@@ -160,8 +160,16 @@ _NEW_SESSION = _object(
 )
 _OPENED = _object(
     {name: {"type": "string"} for name in ("id", "token", "avatar", "offer", "audio", "whep", "whip")}
-    | {"ice_servers": {"type": "array"}, "linger_s": {"type": "number"}},
-    ("id", "token", "offer", "audio", "whep", "whip"),
+    | {
+        "watch": {
+            "type": "string",
+            "description": "A page with this session's picture and sound, to be opened or shown in a frame (of another origin: `--allow-origin`). Its key "
+            "opens WHEP and the session's state, nothing else.",
+        },
+        "ice_servers": {"type": "array"},
+        "linger_s": {"type": "number"},
+    },
+    ("id", "token", "offer", "audio", "whep", "whip", "watch"),
 )
 _STATE = _object(
     {
@@ -175,6 +183,7 @@ _STATE = _object(
         "halved": {"type": "boolean"},
         "controls": {"$ref": "#/components/schemas/Controls"},
         "timings_ms": {"type": "object", "additionalProperties": {"type": "number"}},
+        "ice_servers": {"type": "array"},
     }
 )
 _SDP = _object({"type": {"enum": ["offer", "answer"]}, "sdp": {"type": "string"}}, ("type", "sdp"))

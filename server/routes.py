@@ -20,7 +20,7 @@ from visavis.server.metrics import CONTENT_TYPE, Metrics
 from visavis.server.openapi import document
 from visavis.server.recording import Recording
 from visavis.server.registry import SessionRegistry
-from visavis.server.security import Guard
+from visavis.server.security import Guard, framed_by
 from visavis.server.sessions import LiveSession
 from visavis.server.webrtc import Viewer, resolve_mdns
 from visavis.server.workers import WorkerPool
@@ -92,9 +92,9 @@ def _controls(value: Any) -> Changes:
         raise ApiError(400, error.code, str(error)) from None
 
 
-def _session(request: web.Request) -> LiveSession:
-    """The session named in the address, for whoever holds its token."""
-    request.app[GUARD].require_session(request, request.match_info["session"])
+def _session(request: web.Request, *, watch: bool = False) -> LiveSession:
+    """The session named in the address, for whoever holds its token; with `watch` also for who may only see and hear it."""
+    request.app[GUARD].require_session(request, request.match_info["session"], watch=watch)
     session = request.app[SESSIONS].get(request.match_info["session"])
     if session.failure:
         raise ApiError(410, *session.failure)
@@ -122,9 +122,20 @@ for _path, _name, _type in (
     ("/meter.js", "meter.js", "text/javascript"),
     ("/record.js", "record.js", "text/javascript"),
     ("/style.css", "style.css", "text/css"),
+    ("/watch.css", "watch.css", "text/css"),
+    ("/watch.js", "watch.js", "text/javascript"),
     ("/icon.svg", "icon.svg", "image/svg+xml"),
 ):
     routes.get(_path)(_file(_name, _type))
+
+
+@routes.get("/watch")
+async def watch_page(request: web.Request) -> web.StreamResponse:
+    """One session's picture and sound and nothing else, to be opened or framed: /watch#session=ID&key=TOKEN, its key a token that lets watch."""
+    headers = framed_by(request.app[CONFIG].allowed_origins) | {"Cache-Control": "no-cache"}
+    response = web.FileResponse(PAGE / "watch.html", headers=headers)
+    response.content_type = "text/html"
+    return response
 
 
 @routes.get("/sample.wav")
@@ -214,15 +225,17 @@ async def create_session(request: web.Request) -> web.Response:
         generator=generator,
         controls=controls,
     )
-    path = f"/v1/sessions/{session.id}"
+    path, life = f"/v1/sessions/{session.id}", (config.max_session_s or TOKEN_S) + 60
+    key = guard.session_token(session.id, subject, life, watch_only=True)
     body = {
         "id": session.id,
-        "token": guard.session_token(session.id, subject, (config.max_session_s or TOKEN_S) + 60),
+        "token": guard.session_token(session.id, subject, life),
         "avatar": avatar,
         "offer": f"{path}/offer",
         "audio": f"{path}/audio",
         "whep": f"{path}/whep",
         "whip": f"{path}/whip",
+        "watch": f"/watch#session={session.id}&key={key}",
         "ice_servers": config.ice(subject or session.id),
         "linger_s": config.linger_s,
     }
@@ -231,8 +244,8 @@ async def create_session(request: web.Request) -> web.Response:
 
 @routes.get("/v1/sessions/{session}")
 async def show_session(request: web.Request) -> web.Response:
-    """How a session is doing."""
-    session = _session(request)
+    """How a session is doing, and how to reach it."""
+    session = _session(request, watch=True)
     return web.json_response(
         {
             "id": session.id,
@@ -245,6 +258,7 @@ async def show_session(request: web.Request) -> web.Response:
             "halved": session.halved,
             "controls": session.controls,
             "timings_ms": {name: round(value, 2) for name, value in session.timings.items()},
+            "ice_servers": request.app[CONFIG].ice(session.id),
         }
     )
 
@@ -292,7 +306,7 @@ async def fetch_recording(request: web.Request) -> web.Response:
 
 
 async def _negotiate(request: web.Request, sdp: str, *, watch: bool, listen: bool) -> tuple[Viewer, str]:
-    session, config = _session(request), request.app[CONFIG]
+    session, config = _session(request, watch=watch and not listen), request.app[CONFIG]
     if len(session.connections) >= config.max_viewers:
         raise ApiError(
             503, "busy", "This session has as many connections as it may have.", {"Retry-After": "5"}
@@ -313,7 +327,7 @@ async def offer(request: web.Request) -> web.Response:
 
 
 async def _created(request: web.Request, *, watch: bool, listen: bool) -> web.Response:
-    _session(request)
+    _session(request, watch=watch and not listen)
     viewer, answer = await _negotiate(request, await _sdp(request), watch=watch, listen=listen)
     return web.Response(
         text=answer,
@@ -340,7 +354,8 @@ async def whip(request: web.Request) -> web.Response:
 
 
 def _viewer(request: web.Request) -> Viewer:
-    viewer = _session(request).connections.get(request.match_info["viewer"])
+    session = _session(request, watch=request.match_info["kind"] == "whep")
+    viewer = session.connections.get(request.match_info["viewer"])
     if not isinstance(viewer, Viewer):
         raise ApiError(404, "no_such_connection", "There is no such connection; it may have ended.")
     return viewer

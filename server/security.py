@@ -5,20 +5,21 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from visavis.server.config import LOOPBACK_HOSTS, ServerConfig
 from visavis.server.errors import ApiError, Handler, error_response
 from visavis.server.limits import RateLimit
-from visavis.server.tokens import Claims, TokenError, sign, verify
+from visavis.server.tokens import WATCH, Claims, TokenError, sign, verify
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
-    "connect-src 'self' ws: wss:; worker-src 'self' blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "connect-src 'self' ws: wss:; worker-src 'self' blob:; form-action 'none'; base-uri 'none'; frame-ancestors "
 )
 HEADERS = {
-    "Content-Security-Policy": _CSP,
+    "Content-Security-Policy": _CSP + "'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -28,6 +29,14 @@ HEADERS = {
 }
 SUBPROTOCOL_TOKEN = "bearer."
 """Browsers cannot set headers on a WebSocket: they offer the subprotocols `visavis` and `bearer.TOKEN`."""
+
+
+def framed_by(origins: Iterable[str]) -> dict[str, str]:
+    """Headers of a page that pages of these origins, and the server's own, may show in a frame."""
+    return {
+        "Content-Security-Policy": _CSP + " ".join(("'self'", *origins)),
+        "X-Frame-Options": "SAMEORIGIN",  # browsers that know frame-ancestors go by that
+    }
 
 
 def token_of(request: web.Request) -> str | None:
@@ -54,9 +63,12 @@ class Guard:
         """A token for people or programs."""
         return sign(self._secret, Claims(subject, grants, expires=time.time() + lifetime_s))
 
-    def session_token(self, session_id: str, subject: str | None, lifetime_s: float) -> str:
-        """The token of one session."""
-        return sign(self._secret, Claims(subject or "", session=session_id, expires=time.time() + lifetime_s))
+    def session_token(
+        self, session_id: str, subject: str | None, lifetime_s: float, *, watch_only: bool = False
+    ) -> str:
+        """The token of one session: for all that can be done with it, or to see and hear it only."""
+        grants = frozenset({WATCH} if watch_only else ())
+        return sign(self._secret, Claims(subject or "", grants, session_id, time.time() + lifetime_s))
 
     def _claims(self, request: web.Request, hint: str) -> Claims:
         token = token_of(request)
@@ -82,8 +94,8 @@ class Guard:
             raise ApiError(403, "not_granted", f"This token does not grant '{grant}'.")
         return claims.subject
 
-    def require_session(self, request: web.Request, session_id: str) -> None:
-        """ApiError 401 unless the request carries the token of this session."""
+    def require_session(self, request: web.Request, session_id: str, *, watch: bool = False) -> None:
+        """ApiError 401 unless the request carries a token of this session, 403 where that lets watch only; with `watch` that is enough."""
         claims = self._claims(
             request,
             "Send the session's token as 'Authorization: Bearer TOKEN'; POST /v1/sessions returned it.",
@@ -93,6 +105,8 @@ class Guard:
                 401, "token_wrong", "This token does not open this session.",
                 {"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )  # fmt: skip
+        if WATCH in claims.grants and not watch:
+            raise ApiError(403, "not_granted", "This token lets its bearer watch the session, no more.")
 
 
 def _hostname(host: str) -> str:

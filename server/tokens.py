@@ -1,7 +1,7 @@
 """Bearer tokens: JSON Web Tokens signed with HMAC-SHA256 (RFC 7519, `HS256` and nothing else).
 
 Two kinds, told apart by their claims. An access token (`grants`: "avatars", "sessions", "metrics") lets its subject enrol photos, begin sessions,
-scrape metrics. A session token (`session`: an id) opens that one session.
+scrape metrics. A session token (`session`: an id) opens that one session; one with the grant "watch" lets its bearer see and hear it, no more.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GRANTS = ("avatars", "sessions", "metrics")
+WATCH = "watch"
 MAX_TOKEN = 4096
 _HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=")
 

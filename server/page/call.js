@@ -5,7 +5,6 @@
 
 export const SPEECH_RATE = 24000;
 const CONNECT_MS = 15000;
-const VIDEO_BUFFER_MS = 0;
 const GATHER_MS = 1500;
 const BLOCK_S = 0.5;
 const AHEAD_S = 12;
@@ -30,7 +29,7 @@ export function access() {
 const SILENT = "The server does not answer. Is it still running?";
 
 /** What a refusal says, in the server's own words where it has any. `body`: its answer, as text. */
-function refusal(status, body) {
+export function refusal(status, body) {
   let error = { code: "http", message: `The server answered ${status}.` };
   try {
     error = JSON.parse(body).error ?? error;
@@ -142,8 +141,7 @@ export class Call extends EventTarget {
     this.#audioSender = pc.addTransceiver("audio", { direction: "sendrecv" }).sender;
     pc.addTransceiver("video", { direction: "recvonly" });
     pc.ontrack = ({ track, receiver }) => {
-      // As little as can be; the picture waits from the start as long as the sound needs anyway, so that both begin in step.
-      try { receiver.jitterBufferTarget = track.kind === "video" ? VIDEO_BUFFER_MS : 0; } catch { /* older browsers choose themselves */ }
+      hasten(receiver);
       this.#stream.addTrack(track);
       // One element each: sound that waits in one element for the first picture would come late for seconds.
       this.#emit("track", { kind: track.kind, stream: new MediaStream([track]) });
@@ -378,7 +376,13 @@ export class Call extends EventTarget {
   }
 }
 
-function gathered(pc) {
+/** Let what a receiver gets wait as little as can be; the picture waits from the start as long as the sound needs anyway, so that both begin in step. */
+export function hasten(receiver) {
+  try { receiver.jitterBufferTarget = 0; } catch { /* older browsers choose themselves */ }
+}
+
+/** Once a connection's own addresses are known, or enough of them. */
+export function gathered(pc) {
   return new Promise((done) => {
     if (pc.iceGatheringState === "complete") return done();
     const timer = setTimeout(done, GATHER_MS);

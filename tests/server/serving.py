@@ -25,6 +25,9 @@ PAGE_FILES = (
     "/meter.js",
     "/record.js",
     "/style.css",
+    "/watch",
+    "/watch.css",
+    "/watch.js",
     "/icon.svg",
     "/sample.wav",
 )

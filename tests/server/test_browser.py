@@ -23,6 +23,7 @@ from visavis.benchmarks.latency import (
     server_process,
     stimulus,
 )
+from visavis.clients.client import Client
 from visavis.engine.footage import Footage
 from visavis.engine.motion.diffusion import Controls
 
@@ -108,6 +109,65 @@ def test_the_demo_person_speaks_in_chromium(tmp_path, avatar):
     assert np.percentile(aperture[speaking], 75) > 1.5 * np.percentile(aperture[resting], 50), (
         "the lips part in speech and meet in the pauses"
     )
+
+
+SHOWN = "[document.body.dataset.state, document.getElementById('video').videoWidth, document.getElementById('note').textContent]"
+MOUTH = f"""(() => {{
+  const video = document.getElementById("video"), canvas = new OffscreenCanvas({SIZE}, {SIZE}), pen = canvas.getContext("2d");
+  pen.drawImage(video, 0, 0, {SIZE}, {SIZE});
+  const {{ data }} = pen.getImageData({SIZE // 2}, {SIZE // 2}, 1, {SIZE // 2});
+  let dark = 0;
+  for (let k = 0; k < data.length; k += 4) dark += data[k] < 80;
+  return dark;
+}})()"""
+
+
+def test_an_agent_speaks_and_its_page_shows_it(tmp_path):
+    """What the README tells those who have a voice already: speech goes in over the WebSocket, whoever has the address sees and hears it."""
+    rate = 16_000
+    seconds = np.arange(4 * rate) / rate
+    loud = (0.4 * 32767 * np.sin(2 * np.pi * 150 * seconds) * (seconds % 1 < 0.6)).astype("<i2")
+
+    async def go():
+        async with serving(DoubleEngine()) as api, Client(api.url) as client, chromium() as page:
+            await api.ready()
+            session = await client.session("demo")
+            await page.go(session.watch_url)
+            await page.wait_for("document.body.dataset.state === 'live'")
+            await page.wait_for(f"document.getElementById('video').videoWidth === {SIZE}")
+            await session.connect_audio(rate)
+            await session.push(loud.tobytes())
+            await session.commit()
+            openings = []
+            async with asyncio.timeout(30):
+                async for event in session.events():
+                    if event["type"] == "playback.started":
+                        break
+                for _ in range(60):
+                    openings.append(await page.evaluate(MOUTH))
+                    await asyncio.sleep(0.04)
+                async for event in session.events():
+                    if event["type"] == "playback.finished":
+                        break
+            framed = await page.evaluate("document.getElementById('voice').srcObject.getAudioTracks().length")
+            await session.close()
+            await page.wait_for("document.body.dataset.state === 'ended'", 40)
+            ended = await page.evaluate(SHOWN)
+            assert len(api.sessions) == 0
+            for wrong in ("", "#session=s1", "#session=s1&key=k"):
+                await page.go(api.url + "/healthz")
+                await page.go(api.url + "/watch" + wrong)
+                await page.wait_for("document.body.dataset.state === 'ended'")
+                assert "address" in await page.evaluate("document.getElementById('note').textContent")
+            errors = [line for line in page.console if line.startswith("exception")]
+        assert await settled() == ([], [])
+        return openings, framed, ended, errors
+
+    openings, tracks, ended, errors = run(go())
+    assert errors == []
+    assert max(openings) > 4 * max(1, min(openings)), "it opens and shuts its mouth"
+    assert tracks == 1
+    assert ended[2], "the page says that the session is over"
 
 
 def test_the_page_says_what_stands_in_the_way(tmp_path):

@@ -125,6 +125,60 @@ def test_where_tokens_are_asked_for_each_grant_opens_its_own_door():
     run(go())
 
 
+def test_who_may_watch_a_session_can_do_nothing_else_with_it():
+    async def go():
+        async with serving(auth=True) as api:
+            guard = api.server.app[GUARD]
+            ada = {"Authorization": "Bearer " + guard.access_token("ada", frozenset({"sessions"}), 60)}
+            while (await api.call("GET", "/v1/avatars/demo", headers=ada))[1]["state"] != "ready":
+                await asyncio.sleep(0.02)
+            (_, info), (_, other) = [
+                await api.call("POST", "/v1/sessions", headers=ada, json={"avatar": "demo"}) for _ in range(2)
+            ]
+            page, _, fragment = info["watch"].partition("#")
+            address = dict(part.split("=", 1) for part in fragment.split("&"))
+            assert page == "/watch" and address["session"] == info["id"]
+            key = {"Authorization": "Bearer " + address["key"]}
+            path = f"/v1/sessions/{info['id']}"
+            status, state = await api.call("GET", path, headers=key)
+            assert status == 200 and state["ice_servers"] == []
+            sdp = key | {"Content-Type": "application/sdp"}
+            status, answer = await api.call("POST", path + "/whep", headers=sdp, data=b"v=0")
+            assert status == 400 and answer["error"]["code"] == "bad_sdp", "let in, and its offer read"
+            for method, kind in (("PATCH", "whep"), ("DELETE", "whep")):
+                assert (await api.call(method, f"{path}/{kind}/none", headers=key))[0] == 404
+            for method, rest in (
+                ("PATCH", ""), ("DELETE", ""), ("POST", "/clear"), ("POST", "/offer"), ("POST", "/whip"), ("GET", "/audio"),
+                ("POST", "/recording"), ("DELETE", "/recording"), ("PATCH", "/whip/none"), ("DELETE", "/whip/none"),
+                ("DELETE", "/offer/none"),
+            ):  # fmt: skip
+                status, answer = await api.call(method, path + rest, headers=key, json={})
+                assert (status, answer["error"]["code"]) == (403, "not_granted"), rest
+            assert (await api.call("GET", f"/v1/sessions/{other['id']}", headers=key))[0] == 401
+            assert (await api.call("POST", f"/v1/sessions/{other['id']}/whep", headers=sdp, data=b"v=0"))[
+                0
+            ] == 401
+            for method, there in (("POST", "/v1/sessions"), ("GET", "/v1/avatars"), ("GET", "/metrics")):
+                assert (await api.call(method, there, headers=key, json={"avatar": "demo"}))[0] == 403, there
+
+    run(go())
+
+
+def test_only_the_watch_page_may_be_framed_and_by_allowed_origins_only():
+    async def go():
+        async with serving(allowed_origins=("https://agent.example",)) as api:
+            policies = {}
+            for path in ("/", "/watch", "/app.js"):
+                async with api.http.get(api.url + path) as response:
+                    policies[path] = response.headers["Content-Security-Policy"]
+            assert policies["/watch"].endswith("frame-ancestors 'self' https://agent.example")
+            for path in ("/", "/app.js"):
+                assert policies[path].endswith("frame-ancestors 'none'")
+            assert policies["/"].split("frame-ancestors")[0] == policies["/watch"].split("frame-ancestors")[0]
+
+    run(go())
+
+
 def test_a_photo_is_its_owners_alone():
     async def go():
         async with serving(auth=True) as api:
