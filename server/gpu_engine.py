@@ -52,10 +52,6 @@ class GpuEngine(VisavisEngine):
         painted = generator and available()
         if painted and avatar.personal is not None:
             log.info("a device's batch shares one video network: what it learned of one person is not used")
-        if avatar.articulation is not None:
-            log.info(
-                "a device's batch articulates as everybody does: what a film told of one person is not used"
-            )
         worker = self._worker(avatar.width, avatar.height, painted=painted)
         return DeviceSession(
             worker, worker.open(avatar, seed=seed, lookahead=lookahead, max_queue_s=max_queue_s), painted

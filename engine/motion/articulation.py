@@ -31,14 +31,17 @@ OWN_SCALE = 3.0
 MOST = np.array([0.12, 0.10], np.float32)
 """The largest correction of aperture and width, in distances between the outer eye corners."""
 _OPENS = np.maximum(APERTURE, 0)
-_PARTS = np.zeros(len(FACE), np.float32)
+PARTS = np.zeros(len(FACE), np.float32)
 for _name, _share in (("jawOpen", 0.75), ("mouthLowerDown", 0.15), ("mouthUpperUp", 0.10)):
-    _PARTS[FACE.index(_name)] = _share / APERTURE[FACE.index(_name)]
-_WIDENS = np.zeros(len(FACE), np.float32)
+    PARTS[FACE.index(_name)] = _share / APERTURE[FACE.index(_name)]
+"""What parts the lips by 1 (len(FACE),)."""
+WIDENS = np.zeros(len(FACE), np.float32)
 for _name, _share in (("mouthStretch", 0.6), ("mouthDimple", 0.4)):
-    _WIDENS[FACE.index(_name)] = _share / WIDTH[FACE.index(_name)]
-_SPREADS = np.where(_WIDENS > 0, WIDTH, 0)
-_PUCKER = FACE.index("mouthPucker")
+    WIDENS[FACE.index(_name)] = _share / WIDTH[FACE.index(_name)]
+"""What widens the mouth by 1 (len(FACE),)."""
+_SPREADS = np.where(WIDENS > 0, WIDTH, 0)
+PUCKER = FACE.index("mouthPucker")
+"""Which value purses it."""
 
 
 def base_of(weights: Path) -> str:
@@ -110,15 +113,15 @@ def corrected(face: FloatArray, added: FloatArray) -> FloatArray:
     more = float(added[0])
     factor = 1 + np.clip(more / max(opens, 1e-4), -1, 0.5) if opens > 0.01 else 1.0
     out *= np.where(_OPENS > 0, np.float32(factor), np.float32(1))
-    out += _PARTS * np.float32(max(0.0, more - (factor - 1) * opens))
+    out += PARTS * np.float32(max(0.0, more - (factor - 1) * opens))
     wider = float(added[1])
     if wider > 0:  # a pursed mouth stops to be one first
-        unpursed = min(float(-out[_PUCKER] * WIDTH[_PUCKER]), wider)
-        out[_PUCKER] += unpursed / WIDTH[_PUCKER]
-        out += _WIDENS * np.float32(wider - unpursed)
+        unpursed = min(float(-out[PUCKER] * WIDTH[PUCKER]), wider)
+        out[PUCKER] += unpursed / WIDTH[PUCKER]
+        out += WIDENS * np.float32(wider - unpursed)
     else:  # and a spread one to be spread
         spread = float(out @ _SPREADS)
         taken = min(spread, -wider)
         out *= np.where(_SPREADS > 0, np.float32(1 - taken / max(spread, 1e-4)), np.float32(1))
-        out[_PUCKER] += np.float32((wider + taken) / WIDTH[_PUCKER])
+        out[PUCKER] += np.float32((wider + taken) / WIDTH[PUCKER])
     return np.clip(out, 0, 1)

@@ -181,6 +181,12 @@ class _Slot:
         return self.reflexes.step(self.gate.value > 0, self.controls.listening)
 
 
+def starting_reach(articulation: Corrects | None) -> float:
+    """How far the lips are taken to have been apart in speech, above REACH_START, before anything was said. What film told is how far this mouth opens: it is
+    not driven further until it is seen to open less."""
+    return 0.0 if articulation is None or articulation.reach is None else articulation.reach - REACH_START
+
+
 def sides_of(seed: int) -> FloatArray:
     """Nobody is the same on both sides: factors of ARKit coefficients (52,), fixed for a person."""
     rng = np.random.default_rng([seed % 2**32, 1])
@@ -247,11 +253,7 @@ class MotionModel:
     def set_articulation(self, articulation: Corrects | None, slot: int = 0) -> None:
         """How this slot's person articulates, until the slot's `reset`; None as the networks say."""
         own = self._slots[slot]
-        own.articulation = articulation
-        # what film told is how far this mouth opens: it is not driven further until it is seen to open less
-        own.reach = (
-            0.0 if articulation is None or articulation.reach is None else articulation.reach - REACH_START
-        )
+        own.articulation, own.reach = articulation, starting_reach(articulation)
 
     def gate(self, slot: int = 0) -> float:
         """How far the slot's mouth is let go with what is heard, 0 to 1."""
@@ -270,7 +272,7 @@ class MotionModel:
     def hush(self, slot: int) -> None:
         """Barge-in: forget what was heard; the mouth is at rest from the next frame on, or nearly so."""
         own = self._slots[slot]
-        own.released = own.released + own.mouth
+        own.released, own.mouth = own.released + own.mouth, np.zeros_like(own.mouth)
         self._speech.reset(slot)
         self._forget(slot)
         own.gate = Gate(self.lookahead)

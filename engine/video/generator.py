@@ -24,7 +24,7 @@ from visavis.engine.runtime import load
 from visavis.engine.video.crop import CROP, MOUTH, WHOLE, Area, FaceCrop, cut, paste
 from visavis.engine.video.personal import folder
 from visavis.engine.video.renderer import Renderer, nowhere
-from visavis.engine.video.tones import Tones, face_of
+from visavis.engine.video.tones import Tones
 from visavis.kernels import Target
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Generator:
         photo_net, self._frame, self._step = (
             load(path, threads, batch=1, fast=True) for path in files(area, weights)
         )
-        self._tones = Tones.of(face_of(warp.avatar.texture[..., :3], warp.avatar.surface))
+        self._tones = Tones.of_avatar(warp.avatar)
         self._feather = area.feather()
         self._colour, self._under = (np.zeros((CROP, CROP, 3), np.uint8) for _ in range(2))
         self._mask = np.zeros((CROP, CROP), np.float32)

@@ -6,12 +6,16 @@ What is modelled in them (teeth, tongue, the mouth's dark) must not be coloured 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.body.surface import Surface
 from visavis.engine.video.interior import Layer
+
+if TYPE_CHECKING:
+    from visavis.engine.avatar import Avatar
 
 Bytes = npt.NDArray[np.uint8]
 BINS = 32
@@ -58,6 +62,11 @@ class Tones:
         at = np.arange(256.0)
         shift = np.stack([np.interp(at, levels, np.array(shifts)[:, c]) for c in range(3)], 1)
         return cls(np.clip(np.round(at[:, None] + shift), 0, 255).astype(np.uint8))
+
+    @classmethod
+    def of_avatar(cls, avatar: Avatar) -> Tones | None:
+        """Of an avatar's photo."""
+        return cls.of(face_of(avatar.texture[..., :3], avatar.surface))
 
     def toned(self, picture: Bytes) -> Bytes:
         """A picture (..., 3) in the photo's tones."""

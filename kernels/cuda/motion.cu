@@ -4,10 +4,12 @@
 // Computes what engine/motion/diffusion.py computes for a slot, in float32:
 //   hear  the gate opens where the network hears a voice and the detector agrees, closes by 0.5 a frame; a mouth at rest for
 //         `forget` frames makes the slot forget what was said; state label (speaking, listening, idle) and mood one-hot.
-//   show  face = clip(amplitude (mean + share (face - mean))) gate, its lips shut as far as a p, b or m was heard, driven further where lips lately moved less than real ones do; mood, expressiveness, head motion and gaze target applied; eyes turned
-//         against the head; life and face spread to channels by two matrices; a person's two sides; neutral face added.
+//   show  face = clip(amplitude (mean + share (face - mean))) gate; where film of this person taught an articulation, its aperture and width corrected by a
+//         linear function of what was heard and said in the last frames (engine/motion/articulation.py); its lips shut as far as a p, b or m was heard, driven
+//         further where lips lately moved less than real ones do; mood, expressiveness, head motion and gaze target applied; eyes turned against the head; life
+//         and face spread to channels by two matrices; a person's two sides; neutral face added.
 // The host gives a cue a slot and tick, and looks at nothing in between. Ring indices and the noise's frame count move on here.
-// Bytes a slot: 48 of cue, about 400 of state, 3.2 kB of networks' outputs, 0.8 kB written (matrices, 24 kB, stay in cache);
+// Bytes a slot: 48 of cue, about 460 of state, 3.2 kB of networks' outputs, 0.8 kB written (matrices, 24 kB, stay in cache), 6 kB more with an articulation;
 // operations 2 x 29 x 182 and 2 x 15 x 52: bound by launch latency. 4-byte accesses, coalesced: rows have no multiple of four.
 // Launch: hear, a block of 64 a slot; show, a block of 192 a slot, a thread a channel. No host synchronisation; may be captured.
 #include "cuda_on_cpu.h"
@@ -33,6 +35,7 @@ struct VvMotionState {
   float gaze[4];       // as the eyes follow the target; two of them
   float mood[32];      // the mood's face as it comes and goes
   float released[16];  // what is left of a mouth that was stopped
+  float mouth[16];     // as it was last, before controls
 };
 
 // Arrays on the device. (slots, n) unless said otherwise.
@@ -45,6 +48,9 @@ struct VvMotion {
   const float *sides, *neutral;             // (slots, coefficients), (slots, channels)
   float* motion;
   float* gates;          // (slots,) for the host
+  const float* const* articulations;  // (slots,) weights (lags, inputs, 2) and offset (2,) of this person's; null as everybody
+  const float* aims;     // (slots,) lips' mean distance in speech that is aimed at
+  float* past_inputs;    // (slots, lags, inputs) what an articulation reads, a ring by the frame count
   long long* index[2];   // (slots,) rings of the face and of the life network
   long long* filled[2];
   uint32_t* frames;      // (slots,)
@@ -52,6 +58,7 @@ struct VvMotion {
   // The same for all slots.
   const float *moods, *life_matrix, *face_matrix;  // (moods, life), (life, channels), (face, coefficients)
   const float* aperture;                           // (face,) by how much each value parts the lips
+  const float *width, *parts, *widens;             // (face,) by how much each widens them; what parts and what widens them by 1
   const int* kinds;       // (life,) of Kind
   const int* eye_places;  // (12,) channels: yaw, pitch, yaw, pitch; down left, right; up; out; in
   float head_limit[3], eye_limit[2];
@@ -60,10 +67,12 @@ struct VvMotion {
   int turn, forget, head, gaze_place, lids_place, breath_place;
   float share, translation, amplitude, touch;  // touch: the aperture of lips that meet
   float raise;                                 // how much further brows go up than the network has them
-  float reach, reach_start, reach_pace;        // lips' mean distance in speech: of real ones, at first, and how fast it is followed
+  float reach_start, reach_pace;               // lips' mean distance in speech at first, and how fast it is followed
   float most_gain;                             // how much further than the networks have it a mouth may open to reach that
   float voice_from, voice_over;                // the gate: opens from a probability on, fully so much above it
   float closed_from, closed_over;              // lips: the same for the probability of a p, b or m
+  int n_lags, n_inputs, pucker;                // of articulations: frames, values a frame (the last two the mouth's own), the value that purses
+  float own_scale, most[2];                    // how much the mouth's own count; the largest correction of aperture and width
 };
 
 namespace {
@@ -88,15 +97,46 @@ __device__ float shut(const float* mouth, const float* aperture, int n, float to
   return 1.f - strength * (1.f - within((touch - pulls) / (opens > 1e-4f ? opens : 1e-4f), 0.f, 1.f));
 }
 
-// How much further the mouth (n_face,) moves than the networks have it; follows its reach where a voice is sure.
-__device__ float driven(const VvMotion& m, VvMotionState& own, const float* mouth) {
+// A mouth's value i with its lips shut as far as `closed` says.
+__device__ __forceinline__ float met(const VvMotion& m, const float* mouth, int i, float closed) {
+  const float factor = shut(mouth, m.aperture, m.n_face, m.touch, closed);
+  return mouth[i] * (m.aperture[i] > 0.f ? factor : 1.f);
+}
+
+// A mouth (n_face,) with its aperture and width changed, within what a mouth can do. What parts the lips is scaled, so that they keep their shape; beyond half
+// as much again the jaw opens. A pursed mouth stops to be one before it is widened, a spread one to be spread before it is pursed.
+__device__ void correct(const VvMotion& m, float* mouth, float more, float wider) {
+  const int n = m.n_face;
+  float opens = 0.f;
+  for (int i = 0; i < n; ++i) opens += m.aperture[i] > 0.f ? mouth[i] * m.aperture[i] : 0.f;
+  const float factor = opens > 0.01f ? 1.f + within(more / opens, -1.f, 0.5f) : 1.f;
+  const float rest = more - (factor - 1.f) * opens;
+  for (int i = 0; i < n; ++i) mouth[i] = mouth[i] * (m.aperture[i] > 0.f ? factor : 1.f) + (rest > 0.f ? rest * m.parts[i] : 0.f);
+  float& pursed = mouth[m.pucker];
+  const float by = m.width[m.pucker];
+  if (wider > 0.f) {
+    const float had = -pursed * by, less = had < wider ? had : wider;
+    pursed += less / by;
+    for (int i = 0; i < n; ++i) mouth[i] += m.widens[i] * (wider - less);
+  } else {
+    float spread = 0.f;
+    for (int i = 0; i < n; ++i) spread += m.widens[i] > 0.f ? mouth[i] * m.width[i] : 0.f;
+    const float taken = spread < -wider ? spread : -wider;
+    for (int i = 0; i < n; ++i) mouth[i] *= m.widens[i] > 0.f ? 1.f - taken / (spread > 1e-4f ? spread : 1e-4f) : 1.f;
+    pursed += (wider + taken) / by;
+  }
+  for (int i = 0; i < n; ++i) mouth[i] = within(mouth[i], 0.f, 1.f);
+}
+
+// How much further the mouth (n_face,) moves than the networks have it, to reach `aim`; follows its reach where a voice is sure.
+__device__ float driven(const VvMotion& m, VvMotionState& own, const float* mouth, float aim) {
   if (own.gate == 1.f) {
     float apart = 0.f;
     for (int i = 0; i < m.n_face; ++i) apart += mouth[i] * m.aperture[i];
     own.reach += m.reach_pace * ((apart > 0.f ? apart : 0.f) - m.reach_start - own.reach);
   }
   const float reached = m.reach_start + own.reach;
-  return 1.f + (within(m.reach / (reached > 1e-4f ? reached : 1e-4f), 1.f, m.most_gain) - 1.f) * own.gate;
+  return 1.f + (within(aim / (reached > 1e-4f ? reached : 1e-4f), 1.f, m.most_gain) - 1.f) * own.gate;
 }
 
 // more: frames of sound are still to come in this tick, so that states are kept where they were.
@@ -126,10 +166,11 @@ __global__ void __launch_bounds__(kHearThreads) motion_hear(VvMotion m, int more
     else if (moves || hush) heard = m.quiet[slot * m.n_features + i];
   }
   if (hush && tid < m.n_face) {
-    float& past = m.past_face[slot * m.n_face + tid];
-    own.released[tid] = before.released[tid] + past;
-    past = 0.f;
+    own.released[tid] = before.released[tid] + before.mouth[tid];
+    own.mouth[tid] = m.past_face[slot * m.n_face + tid] = 0.f;
   }
+  if (hush && m.articulations[slot])
+    for (int i = tid; i < m.n_lags * m.n_inputs; i += kHearThreads) m.past_inputs[static_cast<long>(slot) * m.n_lags * m.n_inputs + i] = 0.f;
   int pause = before.pause;
   if (moves) {
     pause = gate > 0.f ? 0 : pause + 1 < m.turn ? pause + 1 : m.turn;
@@ -152,7 +193,7 @@ __global__ void __launch_bounds__(kHearThreads) motion_hear(VvMotion m, int more
 }
 
 __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
-  __shared__ float life[kMostLife], mouth[kMostFace], gaze[2], gain;
+  __shared__ float life[kMostLife], mouth[kMostFace], gaze[2], added[2], gain, told[2][kShowThreads];
   const int slot = blockIdx.x, tid = threadIdx.x;
   const VvMotionCue& cue = m.cues[slot];
   if (!(cue.flags & kMoves)) return;  // the same for the whole block
@@ -191,16 +232,47 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
     mouth[i] = within(m.amplitude * (mean + m.share * (m.face[slot * m.n_face + i] - mean)), 0.f, 1.f) * own.gate;
   }
   __syncthreads();
+  const float closed = within((m.heard[slot * m.n_features + m.closed] - m.closed_from) / m.closed_over, 0.f, 1.f);
   float shown = 0.f;
-  if (tid < m.n_face) {
-    const float closed = m.heard[slot * m.n_features + m.closed];
-    const float factor = shut(mouth, m.aperture, m.n_face, m.touch, within((closed - m.closed_from) / m.closed_over, 0.f, 1.f));
-    shown = mouth[tid] * (m.aperture[tid] > 0.f ? factor : 1.f);
+  if (tid < m.n_face) shown = met(m, mouth, tid, closed);
+  // The network's past is its own mouth: it would answer to a correction, which then corrected its answer.
+  if (tid < m.n_face) m.past_face[slot * m.n_face + tid] = shown;
+  const float* articulation = m.articulations[slot];
+  if (articulation) {  // the same for the whole block
+    const int count = m.n_lags * m.n_inputs, now = static_cast<int>(m.frames[slot] % static_cast<uint32_t>(m.n_lags));
+    float* past = m.past_inputs + static_cast<long>(slot) * count;
+    for (int i = tid; i < m.n_inputs; i += kShowThreads) {
+      const int own_value = i - (m.n_inputs - 2);
+      float x = 0.f;
+      if (own_value < 0) x = m.heard[slot * m.n_features + i];
+      else
+        for (int k = 0; k < m.n_face; ++k) x += m.own_scale * mouth[k] * (own_value ? m.width : m.aperture)[k];
+      past[now * m.n_inputs + i] = x;
+    }
+    float sums[2] = {0.f, 0.f};  // a thread reads of this frame what it wrote itself
+    for (int i = tid; i < count; i += kShowThreads) {
+      const int lag = i / m.n_inputs, row = now >= lag ? now - lag : now - lag + m.n_lags;
+      const float x = past[row * m.n_inputs + i % m.n_inputs];
+      sums[0] += x * articulation[2 * i];
+      sums[1] += x * articulation[2 * i + 1];
+    }
+    told[0][tid] = sums[0];
+    told[1][tid] = sums[1];
+    __syncthreads();
+    if (tid < 2) {
+      float sum = articulation[2 * count + tid];
+      for (int k = 0; k < kShowThreads; ++k) sum += told[tid][k];
+      added[tid] = within(sum, -m.most[tid], m.most[tid]) * own.gate;
+    }
+    __syncthreads();
+    if (tid == 0) correct(m, mouth, added[0], added[1]);
+    __syncthreads();
+    if (tid < m.n_face) shown = met(m, mouth, tid, closed);
   }
   __syncthreads();  // all have read the mouth as it was
-  if (tid < m.n_face) m.past_face[slot * m.n_face + tid] = mouth[tid] = shown;
+  if (tid < m.n_face) own.mouth[tid] = mouth[tid] = shown;
   __syncthreads();
-  if (tid == 0) gain = driven(m, own, mouth);
+  if (tid == 0) gain = driven(m, own, mouth, m.aims[slot]);
   __syncthreads();
   if (tid < m.n_face) {
     const float released = 0.2f * own.released[tid];
@@ -241,7 +313,7 @@ __global__ void __launch_bounds__(kShowThreads) motion_show(VvMotion m) {
 
 bool fits(const VvMotion& m, int slots) {
   return slots >= 1 && m.n_life <= kMostLife && m.n_face <= kMostFace && m.n_face <= kShowThreads - kMostLife &&
-         m.n_channels <= kShowThreads && m.n_coefficients <= m.n_channels && m.n_labels <= kHearThreads;
+         m.n_channels <= kShowThreads && m.n_lags >= 1 && m.n_inputs >= 2 && m.n_inputs - 2 <= m.n_features && m.n_coefficients <= m.n_channels && m.n_labels <= kHearThreads;
 }
 
 }  // namespace

@@ -8,7 +8,8 @@
 //   lost = clip(sum of h_under (h_under - h_new) / (sum of h_under^2 + floor)) over 9x9 pixels in the square, in 1/16384: what goes
 // of the finest, by regression of the new detail on the old; share = lost (2 - lost), what goes of all that is finer: what smooths
 // keeps less of it, here the square; plan = (change + share under, share), which composite.cu reads.
-// Bit for bit vv_paste_plan() of the CPU library.
+// Bit for bit vv_paste_plan() of the CPU library. In a photo without colours of its own the painted one first takes the photo's, by its mean
+// (engine/video/tones.py).
 // Bytes a pixel of the square: 10 read, 8 written; operations about 250, of them 60 of 64 bits: bound by issue.
 // Launch: a thread a pixel, blocks of 16x16 with five pixels around in shared memory, grid (side / 16, side / 16, slots), rounded
 // up. Slots whose mask byte is 0 are left alone. No host synchronisation; may be captured in a graph.
@@ -20,6 +21,7 @@ struct VvPastePlanSlot {
   const uint8_t* under;   // (side, side, 3) what was painted on
   const float* blend;     // (side, side) how much of it is wanted, 0..1
   int16_t* plan;          // (side, side, 4)
+  const uint8_t* tones;   // (256, 3) the photo's colour by brightness; null where it has colours
 };
 
 namespace {
@@ -35,6 +37,11 @@ __device__ __forceinline__ int weight(const float* blend, const float* window, i
   const float m = blend[row * side + column];
   const float kept = m > 0.f ? (m < 1.f ? m : 1.f) : 0.f;  // nothing where it is not a number
   return static_cast<int>(kept * (255.f * (window[row] * window[column])) + 0.5f);
+}
+
+// What was painted, three channels, in the photo's tones.
+__device__ __forceinline__ const uint8_t* toned(const VvPastePlanSlot& s, const uint8_t* colour) {
+  return s.tones ? s.tones + 3 * ((2 * (colour[0] + colour[1] + colour[2]) + 3) / 6) : colour;
 }
 
 __device__ __forceinline__ int change(int weight, int colour, int under) {
@@ -53,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) paste_plan(const VvPastePlanSlot* sl
   for (int i = tid; i < kSeen * kSeen; i += kThreads) {
     const int row = within(top + i / kSeen - kHalo, side), column = within(left + i % kSeen - kHalo, side);
     const int w = weight(s.blend, window, side, row, column);
-    const uint8_t *c = s.colour + 3L * (row * side + column), *u = s.under + 3L * (row * side + column);
+    const uint8_t *c = toned(s, s.colour + 3L * (row * side + column)), *u = s.under + 3L * (row * side + column);
     int sum = 0;
     for (int k = 0; k < 3; ++k) sum += change(w, c[k], u[k]);
     before[i] = 4 * (u[0] + u[1] + u[2]);
@@ -102,10 +109,11 @@ __global__ void __launch_bounds__(kThreads) paste_plan(const VvPastePlanSlot* sl
   share = (share * (2 * kOne - share)) >> 14;
   const long at = static_cast<long>(y) * side + x;
   const int w = weight(s.blend, window, side, y, x);
+  const uint8_t* c = toned(s, s.colour + 3 * at);
   short out[4];
   for (int k = 0; k < 3; ++k) {
     const int u = s.under[3 * at + k];
-    out[k] = static_cast<short>(change(w, s.colour[3 * at + k], u) + ((share * u + 128) >> 8));
+    out[k] = static_cast<short>(change(w, c[k], u) + ((share * u + 128) >> 8));
   }
   out[3] = static_cast<short>(share);
   const auto pair = [](short a, short b) {

@@ -14,6 +14,8 @@ from sounds import sentence
 from visavis import kernels
 from visavis.engine import enroll as enrolment
 from visavis.engine.avatar import Avatar
+from visavis.engine.motion import diffusion
+from visavis.engine.motion.articulation import INPUTS, LAGS, Articulation, base_of
 from visavis.engine.motion.channels import N_CHANNELS
 from visavis.engine.motion.diffusion import Controls
 from visavis.engine.motion.director import MotionDirector
@@ -25,6 +27,7 @@ from visavis.engine.runtime.gpu.networks import SlotNetwork
 from visavis.engine.runtime.gpu.worker import GpuSession, Worker
 from visavis.engine.session import Frame, Session
 from visavis.engine.video.figure import Figure
+from visavis.engine.video.generator import WEIGHTS as VIDEO
 from visavis.engine.video.renderer import Renderer, mesh_of
 
 
@@ -199,6 +202,63 @@ def test_a_session_on_the_device_is_the_session_on_the_cpu(worker: Worker, small
     pairs[0] = worker.open(small, seed=5), Session(small, seed=5, renderer=Renderer(small))
     assert pairs[0][0].slot == 0
     together(worker, pairs, (0, 1))
+
+
+def test_a_person_articulates_on_the_device_as_on_the_cpu(worker: Worker, small: Avatar) -> None:
+    """What film taught of one person is that slot's alone, is forgotten at a barge-in, and goes with the session."""
+    rng = np.random.default_rng(4)
+    weights = (0.004 * rng.standard_normal((LAGS, INPUTS, 2))).astype(np.float32)
+    own = Articulation(weights, np.array([0.03, 0.02], np.float32), 0.11, base_of(diffusion.WEIGHTS))
+    person, sound = replace(small, articulation=own), sentence(0.8)
+    pairs = [
+        (worker.open(one, seed=7), Session(one, seed=7, renderer=Renderer(one))) for one in (person, small)
+    ]
+    for pair in pairs:
+        for each in pair:
+            each.push_audio(sound, 16000)
+    shown = [together(worker, pairs, (0, 1)) for _ in range(6)]
+    apart = [np.abs(frames[0][0].motion - frames[1][0].motion).max() for frames in shown]
+    assert max(apart) > 0.02, "only one of them articulates"
+    for each in pairs[0]:
+        each.clear()
+        each.push_audio(sound, 16000)
+    for _ in range(4):
+        together(worker, pairs, (0,))
+    pairs[0][0].close()
+    pairs[0] = worker.open(small, seed=7), Session(small, seed=7, renderer=Renderer(small))
+    for each in pairs[0]:
+        each.push_audio(sound, 16000)
+    for _ in range(3):
+        together(worker, pairs, (0,))
+
+
+def test_what_is_painted_takes_a_grey_photo_s_tones_on_the_device(
+    device: EmulatedDevice, small: Avatar
+) -> None:
+    """In one slot; in the other, and in the first one again for somebody else, colours stay."""
+    texture = small.texture.copy()
+    texture[..., :3] = texture[..., :3].mean(-1, keepdims=True).round()
+    plate = np.repeat(small.plate.mean(-1, keepdims=True).round().astype(np.uint8), 3, -1)
+    layers = tuple(
+        replace(layer, texture=np.dstack([np.repeat(layer.texture[..., :3].mean(-1, keepdims=True).round().astype(np.uint8), 3, -1), layer.texture[..., 3]]))
+        for layer in small.layers
+    )  # fmt: skip
+    grey = replace(small, texture=texture, plate=plate, layers=layers)
+    worker = Worker(device, 2, small.width, small.height, video=VIDEO, steps=1)
+    area = small.width * small.height
+
+    def colours(session: GpuSession) -> int:
+        """How far the frame's chroma is from grey."""
+        session.push_audio(sentence(0.4), 16000)
+        image = [session.step().image for _ in range(3)][-1]
+        return int(np.abs(image.ravel()[area:].astype(int) - 128).max())
+
+    sessions = [worker.open(one, seed=3) for one in (grey, small)]
+    assert colours(sessions[0]) <= 1
+    assert colours(sessions[1]) > 10
+    sessions[0].close()
+    assert colours(worker.open(small, seed=3)) > 10
+    worker.close()
 
 
 def test_a_tick_is_one_launch_with_one_copy_each_way(worker: Worker, small: Avatar) -> None:

@@ -92,7 +92,7 @@ def check_sampler_step(cuda: Launcher) -> None:
 
 
 def check_paste_plan(cuda: Launcher) -> None:
-    for seed in range(10):
+    for seed in range(20):
         steps.check_paste_plan(cuda, seed, 2, (1, 7, 16, 23, 38)[seed % 5])
     steps.test_paste_plan_refuses_no_square(cuda)
 
@@ -117,8 +117,9 @@ def check_states(cuda: Launcher) -> None:
 
 
 def check_motion(cuda: Launcher) -> None:
-    for seed in range(4):
+    for seed in range(8):
         motion.check_hear(cuda, seed, 4, 8)
+    for seed in range(4):
         motion.check_show(cuda, seed, 3, 4)
     motion.test_motion_refuses_what_it_cannot_hold(cuda)
 
@@ -260,6 +261,9 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
         ("sine for cosine", "quarter & 1 ? sine : cosine, s", "quarter & 1 ? cosine : sine, s"),
     ],
     "paste_plan.cu": [
+        ("tones forgotten", "return s.tones ? s.tones", "return false ? s.tones"),
+        ("tones by a brightness cut", "(2 * (colour[0] + colour[1] + colour[2]) + 3) / 6", "(colour[0] + colour[1] + colour[2]) / 3"),
+        ("tones in the detail only", "const uint8_t* c = toned(s, s.colour + 3 * at);", "const uint8_t* c = s.colour + 3 * at;"),
         ("mask upside down", "mask && !mask[blockIdx.z]", "mask && mask[blockIdx.z]"),
         ("feather of one side", "window[row] * window[column]", "window[row] * window[row]"),
         ("mask above 1", "(m < 1.f ? m : 1.f)", "m"),
@@ -339,6 +343,21 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
         ("action of slot 0", "t.action[slot]", "t.action[0]"),
     ],
     "motion.cu": [
+        ("articulation of another slot", "const float* articulation = m.articulations[slot];", "const float* articulation = m.articulations[0];"),
+        ("the ring the wrong way", "row = now >= lag ? now - lag : now - lag + m.n_lags", "row = (now + lag) % m.n_lags"),
+        ("width for aperture", "own_value ? m.width : m.aperture", "own_value ? m.aperture : m.width"),
+        ("a correction too large", "within(sum, -m.most[tid], m.most[tid])", "within(sum, -1.f, 1.f)"),
+        ("corrected with a shut gate", "m.most[tid]) * own.gate;", "m.most[tid]);"),
+        ("offset forgotten", "float sum = articulation[2 * count + tid];", "float sum = 0.f;"),
+        ("corrected mouth as the network's past", "own.mouth[tid] = mouth[tid] = shown;",
+         "m.past_face[slot * m.n_face + tid] = own.mouth[tid] = mouth[tid] = shown;"),
+        ("lips not shut after it", "shown = met(m, mouth, tid, closed);\n  }\n", "shown = mouth[tid];\n  }\n"),
+        ("a pursed mouth widened", "less = had < wider ? had : wider", "less = 0.f"),
+        ("a spread one pursed", "taken = spread < -wider ? spread : -wider", "taken = 0.f"),
+        ("jaw left out", "rest > 0.f ? rest * m.parts[i] : 0.f", "0.f"),
+        ("everybody's aim", "driven(m, own, mouth, m.aims[slot])", "driven(m, own, mouth, m.aims[0])"),
+        ("inputs kept at a hush", "if (hush && m.articulations[slot])", "if (false)"),
+        ("mouth kept at a hush", "own.mouth[tid] = m.past_face[slot * m.n_face + tid] = 0.f;", "m.past_face[slot * m.n_face + tid] = 0.f;"),
         ("gate closes at once", "gate - wanted > 0.5f ? gate - 0.5f : wanted", "wanted"),
         ("detector not asked", "voiced ? within(", "true ? within("),
         ("rest counted while speaking", "gate == 0.f ? rest + 1 : 0", "rest + 1"),
@@ -347,8 +366,8 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
         ("starved gate stays", "gate = gate > 0.5f ? gate - 0.5f : 0.f;", ""),
         ("heard of slot 0", "heard = m.features[slot * m.n_features + i]", "heard = m.features[i]"),
         ("heard is never quiet", "else if (moves || hush) heard = m.quiet[slot * m.n_features + i];", ""),
-        ("hush keeps the mouth", "    past = 0.f;\n", ""),
-        ("hush drops what was shown", "before.released[tid] + past", "before.released[tid]"),
+        ("hush keeps the mouth", "own.mouth[tid] = m.past_face[slot * m.n_face + tid] = 0.f;", "own.mouth[tid] = 0.f;"),
+        ("hush drops what was shown", "before.released[tid] + before.mouth[tid]", "before.released[tid]"),
         ("hush keeps the gate", "hush ? 0.f : before.gate", "before.gate"),
         ("turn without end", "pause + 1 < m.turn ? pause + 1 : m.turn", "pause + 1"),
         ("listening and idle swapped", "flags & kListening ? 1 : 2", "flags & kListening ? 2 : 1"),
@@ -385,7 +404,7 @@ CHANGES: dict[str, list[tuple[str, str, str]]] = {
         ("lips never shut", "1.f - strength *", "1.f - 0.f *"),
         ("lips pulled past each other", "within((touch - pulls) /", "within((0.f - pulls) /"),
         ("lips opened", "0.f, 1.f));\n}", "0.f, 9.f));\n}"),
-        ("all values scaled", "m.aperture[tid] > 0.f ? factor : 1.f", "factor"),
+        ("all values scaled", "m.aperture[i] > 0.f ? factor : 1.f", "factor"),
         ("mouth as small as its mean", "m.amplitude * (mean", "1.f * (mean"),
         ("shut by another's sound", "m.heard[slot * m.n_features + m.closed]", "m.heard[m.closed]"),
         ("face without the mean", "mean + m.share *", "m.share *"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launcher import Launcher
 from numpy.typing import NDArray
+from visavis.engine.motion import articulation as articulating
 from visavis.engine.motion import diffusion as product
 from visavis.engine.motion import lips
 from visavis.engine.motion.channels import ARKIT, GAZE_SLICE, INDEX, N_CHANNELS
@@ -44,6 +45,7 @@ class Arrays:
 
     def __init__(self, cuda: Launcher, rng: np.random.Generator, n: int) -> None:
         self.n, self.cuda = n, cuda
+        self.kept: list[NDArray[Any]] = []
         self.cues = cuda.structures(s.MotionCue, n)
         self.states = cuda.structures(s.MotionState, n)
 
@@ -56,6 +58,8 @@ class Arrays:
             "face": normal(n, len(FACE)), "life": 0.3 * normal(n, len(LIFE)), "arms": 0.1 * normal(n, N_CHANNELS),
             "given": normal(n, N_CHANNELS), "sides": 1 + 0.1 * normal(n, len(ARKIT)), "neutral": 0.1 * normal(n, N_CHANNELS),
             "motion": normal(n, N_CHANNELS), "gates": normal(n), "frames": rng.integers(0, 9, n).astype(np.uint32),
+            "aims": np.full(n, product.REACH, np.float32), "articulations": np.zeros(n, np.uint64),
+            "past_inputs": np.zeros((n, articulating.LAGS, articulating.INPUTS), np.float32),
         }  # fmt: skip
         self.held = {name: cuda.put(array) for name, array in self.held.items()}
         self.index = [cuda.put(rng.integers(0, w, n)) for w in WINDOWS]
@@ -75,9 +79,21 @@ class Arrays:
         places = [*range(GAZE_SLICE.start, GAZE_SLICE.stop), *(INDEX[name] for name in eyes)]
         self.tables = {
             "moods": moods, "life_matrix": life_matrix(), "face_matrix": spread(np.eye(len(FACE), dtype=np.float32)),
-            "aperture": lips.APERTURE, "kinds": kinds, "eye_places": np.array(places, np.int32),
+            "aperture": lips.APERTURE, "width": lips.WIDTH, "parts": articulating.PARTS, "widens": articulating.WIDENS, "kinds": kinds, "eye_places": np.array(places, np.int32),
         }  # fmt: skip
         self.tables = {name: cuda.put(array) for name, array in self.tables.items()}
+
+    def articulate(self, slot: int, rng: np.random.Generator) -> articulating.Articulation:
+        """Let a slot's person articulate somehow, sometimes by more than is allowed."""
+        shape = (articulating.LAGS, articulating.INPUTS, 2)
+        scale = float(rng.choice([0.001, 0.01]))
+        weights = (scale * rng.standard_normal(shape)).astype(np.float32)
+        offset = (0.05 * rng.standard_normal(2)).astype(np.float32)
+        one = articulating.Articulation(weights, offset, float(rng.uniform(0.05, 0.12)), "")
+        self.kept.append(self.cuda.put(np.concatenate([weights.ravel(), offset])))
+        self.held["articulations"][slot] = self.cuda.address(self.kept[-1])
+        self.held["aims"][slot] = one.reach
+        return one
 
     def structure(self) -> s.Motion:
         every, at = {**self.held, **self.tables}, self.cuda.address
@@ -91,9 +107,11 @@ class Arrays:
             n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
             gaze_place=GAZE.start, lids_place=product.LIDS, breath_place=product.BREATH, share=product.FACE_SHARE,
             translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH, raise_=product.RAISE,
-            reach=product.REACH, reach_start=product.REACH_START, reach_pace=product.REACH_PACE, most_gain=product.MOST_GAIN,
+            reach_start=product.REACH_START, reach_pace=product.REACH_PACE, most_gain=product.MOST_GAIN,
             voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,
             closed_from=lips.HEARD[0], closed_over=lips.HEARD[1] - lips.HEARD[0],
+            n_lags=articulating.LAGS, n_inputs=articulating.INPUTS, pucker=articulating.PUCKER,
+            own_scale=articulating.OWN_SCALE, most=tuple(map(float, articulating.MOST)),
         )  # fmt: skip
 
 
@@ -109,12 +127,17 @@ def check_hear(cuda: Launcher, seed: int, n: int, calls: int) -> None:
             gates[slot].value = float(rng.choice([0.0, 0.25, 1.0]))
             gates[slot].rest = int(rng.choice([0, FORGET - 1, FORGET, FORGET + 3]))
             a.states[slot] = s.MotionState(gate=gates[slot].value, rest=gates[slot].rest, pause=pauses[slot])
+            a.states[slot].mouth[: len(FACE)] = rng.random(len(FACE)).tolist()
+            if rng.random() < 0.5:
+                a.articulate(slot, rng)
+        a.held["past_inputs"][:] = rng.standard_normal(a.held["past_inputs"].shape)
         for _ in range(calls):
             more = bool(rng.integers(0, 2))
             a.held["features"][:] = rng.standard_normal((n, FEATURES))
             a.held["features"][:, product.VOICE] = rng.choice([0.0, 0.0, 0.0, 0.22, 0.31, 0.9], n)
             before = {name: array.copy() for name, array in a.held.items()}
             released = [list(state.released) for state in a.states]
+            mouths = [np.array(state.mouth[: len(FACE)]) for state in a.states]
             index = [x.copy() for x in (*a.index, *a.filled)]
             flags = rng.integers(0, 128, n)
             flags = np.where(more, flags & ~s.MOVES, flags)
@@ -155,8 +178,16 @@ def check_hear(cuda: Launcher, seed: int, n: int, calls: int) -> None:
                 past = before["past_face"][slot]
                 np.testing.assert_array_equal(a.held["past_face"][slot], 0 * past if hush else past)
                 kept = np.array(released[slot], np.float32)
-                kept[: len(FACE)] += past if hush else 0
+                kept[: len(FACE)] += mouths[slot].astype(np.float32) if hush else 0
                 np.testing.assert_array_equal(list(state.released), kept)
+                np.testing.assert_array_equal(
+                    state.mouth[: len(FACE)], 0 * mouths[slot] if hush else mouths[slot]
+                )
+                inputs = before["past_inputs"][slot]
+                forgotten = hush and bool(a.held["articulations"][slot])
+                np.testing.assert_array_equal(
+                    a.held["past_inputs"][slot], 0 * inputs if forgotten else inputs
+                )
                 ring = [x[slot] for x in (*a.index, *a.filled)]
                 was = [x[slot] for x in index]
                 assert ring == [0, was[1], 0, was[3]] if forgets or hush else ring == was
@@ -189,6 +220,12 @@ def check_show(cuda: Launcher, seed: int, n: int, calls: int) -> None:
             own.reach = float(np.float32(rng.uniform(-product.REACH_START, 2 * product.REACH)))
             a.states[slot].gate, a.states[slot].reach = own.gate.value, own.reach
             a.states[slot].released[: len(FACE)] = own.released.tolist()
+            if rng.random() < 0.6:
+                own.articulation = a.articulate(slot, rng)
+        a.held["past_inputs"][:] = rng.random(a.held["past_inputs"].shape)
+        for slot, own in enumerate(slots):
+            rows = (int(a.held["frames"][slot]) - 1 - np.arange(articulating.LAGS)) % articulating.LAGS
+            own.past = a.held["past_inputs"][slot][rows]
         for _ in range(calls):
             flags = [int(rng.choice([0, s.MOVES, s.MOVES, s.MOVES | s.GIVEN])) for _ in range(n)]
             reflexes = [
@@ -215,19 +252,25 @@ def check_show(cuda: Launcher, seed: int, n: int, calls: int) -> None:
                 now = [x[slot] for x in (*a.index, *a.filled, a.held["frames"])]
                 was = [x[slot] for x in (*rings, before["frames"])]
                 if not flags[slot]:
-                    for name in ("motion", "past_face", "past_life"):
+                    for name in ("motion", "past_face", "past_life", "past_inputs"):
                         np.testing.assert_array_equal(a.held[name][slot], before[name][slot])
                     assert now == was
                     continue
                 mean, face = before["heard"][slot, : len(FACE)], before["face"][slot]
                 face = product.AMPLITUDE * (mean + product.FACE_SHARE * (face - mean))
                 face = np.clip(face, 0, 1) * np.float32(own.gate.value)
-                face = lips.meet(face, lips.heard_closed(before["heard"][slot, product.CLOSED]))
+                shut = lips.heard_closed(before["heard"][slot, product.CLOSED])
+                past = lips.meet(face, shut)
+                face = lips.meet(own.articulate(before["heard"][slot], face), shut)
                 life, arms = before["life"][slot], before["arms"][slot]
                 motion = model._compose(own, face, life, arms, reflexes[slot])
                 shown = before["given"][slot] if flags[slot] & s.GIVEN else motion
                 np.testing.assert_allclose(a.held["motion"][slot], shown + before["neutral"][slot], atol=2e-5)
-                np.testing.assert_allclose(a.held["past_face"][slot], face, atol=1e-6)
+                np.testing.assert_allclose(a.held["past_face"][slot], past, atol=1e-6)
+                np.testing.assert_allclose(a.states[slot].mouth[: len(FACE)], face, atol=2e-5)
+                if own.articulation is not None:
+                    rows = (int(before["frames"][slot]) - np.arange(articulating.LAGS)) % articulating.LAGS
+                    np.testing.assert_allclose(a.held["past_inputs"][slot][rows], own.past, atol=1e-5)
                 life = life.copy()
                 reflex = reflexes[slot]
                 life[GAZE], life[product.LIDS], life[product.BREATH] = (
@@ -266,6 +309,8 @@ def test_motion_refuses_what_it_cannot_hold(cuda: Launcher) -> None:
         {"n_channels": 193},
         {"n_coefficients": 183},
         {"n_labels": 65},
+        {"n_lags": 0},
+        {"n_inputs": FEATURES + 3},
     ):
         structure = a.structure()
         for name, value in change.items():

@@ -17,6 +17,7 @@ from visavis import kernels
 from visavis.engine.runtime.gpu.structures import StateTensor
 from visavis.engine.video.crop import CropTransform, place_of
 from visavis.engine.video.crop import crop as product_crop
+from visavis.engine.video.tones import Tones
 
 several = settings(max_examples=15, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -228,7 +229,7 @@ def test_the_sampler_refuses_steps_without_their_arrays(cuda: Launcher) -> None:
 
 
 class PastePlanSlot(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_void_p) for n in ("colour", "under", "blend", "plan")]
+    _fields_ = [(n, ctypes.c_void_p) for n in ("colour", "under", "blend", "plan", "tones")]
 
 
 class CompositeSlot(ctypes.Structure):
@@ -239,6 +240,10 @@ def check_paste_plan(cuda: Launcher, seed: int, slots: int, side: int) -> None:
     """The bits of the CPU library's plan."""
     rng = np.random.default_rng(seed)
     paintings = [painting(rng, side) for _ in range(slots)]
+    curves = [
+        Tones(rng.integers(0, 256, (256, 3), np.uint8)) if rng.random() < 0.3 else None for _ in paintings
+    ]
+    tones = [None if one is None else cuda.put(one.curve) for one in curves]
     window = cuda.put(paintings[0][3])
     mask = cuda.put(rng.integers(0, 2, slots, dtype=np.uint8)) if rng.random() < 0.5 else None
     for order in SEEDS:
@@ -248,7 +253,11 @@ def check_paste_plan(cuda: Launcher, seed: int, slots: int, side: int) -> None:
             plan[:] = GUARD
         memory = [[cuda.put(a) for a in p[:3]] for p in paintings]
         table = cuda.structures(
-            PastePlanSlot, [PastePlanSlot(*map(cuda.address, (*memory[s], plans[s]))) for s in range(slots)]
+            PastePlanSlot,
+            [
+                PastePlanSlot(*map(cuda.address, (*memory[s], plans[s])), cuda.pointer(tones[s]))
+                for s in range(slots)
+            ],
         )
         where = cuda.pointer(table), cuda.pointer(mask), cuda.pointer(window)
         assert cuda.vvc_paste_plan(*where, slots, side) == 0
@@ -257,7 +266,9 @@ def check_paste_plan(cuda: Launcher, seed: int, slots: int, side: int) -> None:
             if mask is not None and not mask[s]:
                 assert (plans[s] == GUARD).all()
                 continue
-            wanted = kernels.Square(colour, under, blend, paintings[0][3], (1.0, 0.0, 0.0)).plan()
+            own = curves[s]
+            shown = colour if own is None else own.toned(colour)
+            wanted = kernels.Square(shown, under, blend, paintings[0][3], (1.0, 0.0, 0.0)).plan()
             np.testing.assert_array_equal(plans[s][:-8].reshape(wanted.shape), wanted)
 
 

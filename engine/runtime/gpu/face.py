@@ -20,6 +20,7 @@ from visavis.engine.runtime.gpu.staging import Layout, Staging
 from visavis.engine.runtime.tensorrt_build import STATE
 from visavis.engine.video.crop import CROP, POSITION_HIGH, POSITION_LOW, RAMP
 from visavis.engine.video.generator import NETWORKS
+from visavis.engine.video.tones import Tones
 
 NOISE = "noisy"
 """What the sampler steps turn into a picture; every frame begins with the session's own noise."""
@@ -65,7 +66,9 @@ class FaceStage:
         self._window = put(device, RAMP)
         self._crops = [self._crop_call(parity) for parity in (0, 1)]
         self._plan = device.zeros((n, CROP, CROP, 4), np.int16)
-        self._paintings, self._table = self._paste_tables()
+        self._planned, self._table = self._paste_tables()
+        self._paintings = put_structures(device, self._planned)
+        self._tones: dict[int, Any] = {}
 
     def bound(self, parity: int) -> dict[str, Any]:
         """All arrays by name, at a parity: a state is read from `states[name][parity]`."""
@@ -90,10 +93,15 @@ class FaceStage:
             device, "vvc_composite", table, mask, drawing.slots, CROP, drawing.width, drawing.height, int(drawing.nv12)
         )  # fmt: skip
 
-    def bind(self, slot: int, parity: int, seed: int) -> None:
+    def bind(self, slot: int, parity: int, seed: int, tones: Tones | None = None) -> None:
         """Begin a session whose person at rest has just been drawn. Its keys and values become the sink and fill the ring; the first
-        frame is its own history. Waits."""
+        frame is its own history; what is painted takes the photo's `tones`. Waits."""
         device = self.device
+        self._tones.pop(slot, None)
+        if tones is not None:
+            self._tones[slot] = put(device, tones.curve)
+        self._planned[slot].tones = device.pointer(self._tones[slot]) if tones is not None else None
+        device.upload(self._paintings, np.frombuffer(bytes(self._planned), np.uint8))
         call(device, "vvc_face_crop", ctypes.byref(self._crops[parity]), self.drawing.slots)
         seen = {"photo": "warp", "part": "part", "position": "position"}
         self._photo({**{own: self.tensors[name] for own, name in seen.items()}, "sink": self._new_sink})
@@ -132,7 +140,7 @@ class FaceStage:
         )  # fmt: skip
 
     def _paste_tables(self) -> tuple[Any, Any]:
-        """Every slot's arrays for planning the paste and for doing it."""
+        """Every slot's arrays for planning the paste, on the host, and for doing it."""
         pointer, drawing, tensors = self.device.pointer, self.drawing, self.tensors
         planned, pasted = (st.PastePlanSlot * drawing.slots)(), (st.CompositeSlot * drawing.slots)()
         for slot in range(drawing.slots):
@@ -140,4 +148,4 @@ class FaceStage:
             frame = (drawing.picture, self._plan, drawing.placement, drawing.yuv)
             planned[slot] = st.PastePlanSlot(*(pointer(array[slot]) for array in painting))
             pasted[slot] = st.CompositeSlot(*(pointer(array[slot]) for array in frame))
-        return put_structures(self.device, planned), put_structures(self.device, pasted)
+        return planned, put_structures(self.device, pasted)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from visavis.engine.audio import mel
 from visavis.engine.audio.vad import VoiceActivity
+from visavis.engine.motion import articulation as articulating
 from visavis.engine.motion import diffusion as product
 from visavis.engine.motion import lips
 from visavis.engine.motion.channels import ARKIT, GAZE_SLICE, INDEX, N_CHANNELS
@@ -153,6 +154,9 @@ class DeviceMotion:
         self._sides, self._neutral = z((n, len(ARKIT)), np.float32), z((n, N_CHANNELS), np.float32)
         self._actions = [z((n,), np.uint8) for _ in range(4)]
         self._quiet = z(*features)
+        self._past_inputs = z((n, articulating.LAGS, articulating.INPUTS), np.float32)
+        self._aims, self._articulations = z((n,), np.float32), z((n,), np.uint64)
+        self._held: list[Any] = [None] * n  # what _articulations points to
         self._mel_tables, self._mel_keep = _mel_tables(device)
         self._motion, self._keep = self._structure()
         self._noises = [
@@ -168,23 +172,33 @@ class DeviceMotion:
         self._tables = [self._tables_of(parity) for parity in (0, 1)]
         self._silence = [self._hear_silence(k) for k in range(MAX_LOOKAHEAD + 1)]
 
-    def reset(self, slot: int, own: SlotMotion, sides: FloatArray, neutral: FloatArray) -> None:
-        """A new session in this slot, of this seed; the others do not notice. Waits."""
+    def reset(
+        self,
+        slot: int,
+        motion: SlotMotion,
+        sides: FloatArray,
+        neutral: FloatArray,
+        articulation: articulating.Articulation | None = None,
+    ) -> None:
+        """A new session in this slot, of this seed and of a person who articulates like this; the others do not notice. Waits."""
         device = self.device
-        row = np.zeros(_STATE_BYTES, np.uint8)
-        state = st.MotionState(pause=product.TURN)
-        row[:] = np.frombuffer(bytes(state), np.uint8)
-        lookahead = min(own.lookahead, MAX_LOOKAHEAD)
+        aim = product.REACH if articulation is None or articulation.reach is None else articulation.reach
+        state = st.MotionState(pause=product.TURN, reach=product.starting_reach(articulation))
+        row = np.frombuffer(bytes(state), np.uint8)
+        lookahead = min(motion.lookahead, MAX_LOOKAHEAD)
+        self._held[slot] = None if articulation is None else put(device, _flat(articulation))
+        pointer = 0 if articulation is None else device.pointer(self._held[slot])
         quiet = self._silence[lookahead]
         held = {
-            "state": (self._state, row), "seed": (self._seeds, np.array(own.seed, np.uint64)),
+            "state": (self._state, row), "seed": (self._seeds, np.array(motion.seed, np.uint64)),
             "sides": (self._sides, sides), "neutral": (self._neutral, neutral),
             "delay": (self.speech.tensors["delay"], _DELAYS[lookahead]), "quiet": (self._quiet, quiet),
-            "heard": (self.face.tensors["heard"], quiet),
+            "heard": (self.face.tensors["heard"], quiet), "aim": (self._aims, np.array(aim, np.float32)),
+            "articulation": (self._articulations, np.array(pointer, np.uint64)),
         }  # fmt: skip
         for array, value in held.values():
             device.upload(array[slot : slot + 1], np.ascontiguousarray(value).reshape(1, *array.shape[1:]))
-        cleared = [self._mel_state, self._frames]
+        cleared = [self._mel_state, self._frames, self._past_inputs]
         for network in (self.face, self.life):
             cleared += [network.tensors[name] for name in ("past", "index", "filled")]
         for network in (self.speech, self.face, self.life):
@@ -253,7 +267,7 @@ class DeviceMotion:
         ]
         tables = {
             "moods": moods, "life_matrix": life_matrix(), "face_matrix": spread(np.eye(len(FACE), dtype=np.float32)),
-            "aperture": lips.APERTURE, "kinds": kinds, "eye_places": np.array(places, np.int32),
+            "aperture": lips.APERTURE, "width": lips.WIDTH, "parts": articulating.PARTS, "widens": articulating.WIDENS, "kinds": kinds, "eye_places": np.array(places, np.int32),
         }  # fmt: skip
         keep = {name: put(device, array) for name, array in tables.items()}
         arrays = {
@@ -262,6 +276,7 @@ class DeviceMotion:
             "past_face": self.face.tensors["past"], "past_life": self.life.tensors["past"],
             "face": self.face.tensors["motion"], "life": self.life.tensors["motion"], "arms": self.life.tensors["arms"],
             "given": staging.device["given"], "sides": self._sides, "neutral": self._neutral,
+            "articulations": self._articulations, "aims": self._aims, "past_inputs": self._past_inputs,
             "motion": self._report.device["motion"], "gates": self._report.device["gates"], "frames": self._frames, **keep,
         }  # fmt: skip
         pointer = device.pointer
@@ -277,9 +292,10 @@ class DeviceMotion:
             n_coefficients=len(ARKIT), voice=product.VOICE, closed=product.CLOSED, turn=product.TURN, forget=FORGET, head=HEAD.start,
             gaze_place=GAZE.start, lids_place=product.LIDS, breath_place=product.BREATH, share=product.FACE_SHARE,
             translation=product.TRANSLATION_LIMIT, amplitude=product.AMPLITUDE, touch=lips.TOUCH, raise_=product.RAISE,
-            reach=product.REACH, reach_start=product.REACH_START, reach_pace=product.REACH_PACE, most_gain=product.MOST_GAIN,
+            reach_start=product.REACH_START, reach_pace=product.REACH_PACE, most_gain=product.MOST_GAIN,
             voice_from=product.VOICE_FROM, voice_over=product.VOICE_OVER,
             closed_from=lips.HEARD[0], closed_over=lips.HEARD[1] - lips.HEARD[0],
+            n_lags=articulating.LAGS, n_inputs=articulating.INPUTS, pucker=articulating.PUCKER, own_scale=articulating.OWN_SCALE, most=tuple(map(float, articulating.MOST)),
         )  # fmt: skip
         return structure, list(keep.values())
 
@@ -295,6 +311,11 @@ class DeviceMotion:
         device.download(features, network.tensors["features"])
         device.synchronize()
         return np.asarray(features[0])
+
+
+def _flat(articulation: articulating.Articulation) -> FloatArray:
+    """Weights, then offset, as motion.cu reads them."""
+    return np.concatenate([articulation.weights.ravel(), articulation.offset]).astype(np.float32)
 
 
 def _mel_tables(device: Device) -> tuple[st.MelTables, list[Any]]:

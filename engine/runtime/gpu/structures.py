@@ -80,7 +80,7 @@ class MotionState(ctypes.Structure):
         *_fields(_F, "reach"),
         *_fields(_F * 4, "gaze"),
         *_fields(_F * 32, "mood"),
-        *_fields(_F * 16, "released"),
+        *_fields(_F * 16, "released", "mouth"),
     ]
 
 
@@ -90,10 +90,22 @@ class Motion(ctypes.Structure):
     _fields_ = [
         *_fields(_P, "cues", "states", "features", "quiet", "heard", "labels", "past_face", "past_life"),
         *_fields(_P, "face", "life", "arms", "given", "sides", "neutral", "motion", "gates"),
+        *_fields(_P, "articulations", "aims", "past_inputs"),
         *_fields(_P * 2, "index", "filled"),
         *_fields(_P, "frames"),
         *_fields(_P * 4, "actions"),
-        *_fields(_P, "moods", "life_matrix", "face_matrix", "aperture", "kinds", "eye_places"),
+        *_fields(
+            _P,
+            "moods",
+            "life_matrix",
+            "face_matrix",
+            "aperture",
+            "width",
+            "parts",
+            "widens",
+            "kinds",
+            "eye_places",
+        ),
         *_fields(_F * 3, "head_limit"),
         *_fields(_F * 2, "eye_limit"),
         *_fields(_I * 2, "window"),
@@ -116,7 +128,6 @@ class Motion(ctypes.Structure):
             "amplitude",
             "touch",
             "raise_",
-            "reach",
             "reach_start",
             "reach_pace",
             "most_gain",
@@ -125,6 +136,9 @@ class Motion(ctypes.Structure):
             "closed_from",
             "closed_over",
         ),
+        *_fields(_I, "n_lags", "n_inputs", "pucker"),
+        *_fields(_F, "own_scale"),
+        *_fields(_F * 2, "most"),
     ]
 
 
@@ -164,7 +178,7 @@ class FigureSlot(ctypes.Structure):
 class PastePlanSlot(ctypes.Structure):
     """VvPastePlanSlot of paste_plan.cu."""
 
-    _fields_ = _fields(_P, "colour", "under", "blend", "plan")
+    _fields_ = _fields(_P, "colour", "under", "blend", "plan", "tones")
 
 
 class CompositeSlot(ctypes.Structure):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from visavis.engine.motion import diffusion
+from visavis.engine.motion.articulation import usable
 from visavis.engine.motion.channels import N_CHANNELS
 from visavis.engine.motion.life import Reflex
 from visavis.engine.runtime.gpu import face as face_stage
@@ -34,6 +35,7 @@ from visavis.engine.runtime.tensorrt_build import PROFILES
 from visavis.engine.session import Frame, Plan, Session
 from visavis.engine.video.crop import FaceCrop
 from visavis.engine.video.figure import Figure
+from visavis.engine.video.tones import Tones
 
 if TYPE_CHECKING:
     from visavis.engine.avatar import Avatar
@@ -65,6 +67,7 @@ class Worker:
             raise DeviceError(f"{slots} slots: a worker has 1 to {PROFILES[-1]}")
         self.device, self.slots, self.width, self.height = device, slots, width, height
         self.layout: Layout = layout
+        self._weights = weights
         n = self.batch = fitting[0]
         """Size of the arrays: the smallest that the engines are built for."""
         told, said = motion_stage.staging_layout(n), motion_stage.report_layout(n)
@@ -103,10 +106,12 @@ class Worker:
         session = GpuSession(self, slot, avatar, motion, options)
         face = None if self.face is None else FaceCrop(avatar)
         self.drawing.bind(slot, DeviceFigure.of(self.device, Figure.of(avatar), avatar.plate, face))
-        self.motion.reset(slot, motion, diffusion.sides_of(motion.seed), session.inner.neutral)
+        sides = diffusion.sides_of(motion.seed)
+        own = usable(avatar.articulation, self._weights)
+        self.motion.reset(slot, motion, sides, session.inner.neutral, own)
         if self.face is not None:
             self._draw_at_rest(slot)
-            self.face.bind(slot, self._parity, seed)
+            self.face.bind(slot, self._parity, seed, Tones.of_avatar(avatar))
             session.fresh = True
         self._sessions[slot] = session
         return session
