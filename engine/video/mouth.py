@@ -42,8 +42,12 @@ TONGUE = np.array([0.92, 0.62, 0.59])
 CAVITY_TO_SKIN = np.array([0.50, 0.31, 0.30])
 """Colour of what lies behind teeth and tongue, at the top. Films show less black between the teeth than one would draw: twelve speakers' pixels where
 tongue and cavity had been modelled in the dark (0.26, 0.10, 0.08 in the median) were 0.51, 0.33, 0.22, most of them tongue."""
+CAVITY_BELOW = 0.004
+"""Metres that the cavity goes on below the lower lip of a jaw as far open as can be."""
 TONGUE_JAW = 0.33
-"""How far the tongue's back goes with the jaw. In speech it stays up near the teeth while the jaw falls."""
+"""How far the tongue's top goes with the jaw. In speech it stays up near the teeth while the jaw falls."""
+TONGUE_FLOOR, TONGUE_FLOOR_BELOW = 0.7, (0.006, 0.014)
+"""How far what lies so far below its top goes, the floor of the mouth: else the tongue would hang free over the lower teeth of a wide open jaw."""
 TONGUE_WIDTH = 1.15
 """Over the body model's, whose tongue lies at rest."""
 TONGUE_SIDES = 0.45
@@ -188,10 +192,13 @@ def mouth_layers(photo: Bytes, surface: Surface, head: FittedHead, fit: Fit, rim
 
 
 def _cavity(mouth: _Mouth) -> Layer:
-    """A sheet behind everything, nearly black with warm edges."""
-    lips = mouth.lips
+    """A sheet behind everything, nearly black with warm edges: down to where the lower lip goes at most, not beyond the chin, below which a matte with holes
+    (a neck as white as the wall) would show it."""
+    lips, surface = mouth.lips, mouth.surface
     half = 0.8 * max(lips.width, lips.wide)
-    gx, gy = np.meshgrid(np.linspace(-half, half, 5), np.linspace(0.012, -0.055, 7))
+    open_lip = (surface.vertices + surface.units[ARKIT.index("jawOpen")])[mouth.seam.lower] @ mouth.turn
+    depth = lips.rest_y - float(open_lip[:, 1].min()) + CAVITY_BELOW
+    gx, gy = np.meshgrid(np.linspace(-half, half, 5), np.linspace(0.012, -depth, 7))
     # wide where the corners of the mouth go, narrow below, where it would look out beside chin and neck
     gx *= np.interp(-gy, [0.012, 0.030], [1.0, 0.6])
     points = np.stack(
@@ -255,6 +262,8 @@ def _tongue(head: FittedHead, mouth: _Mouth, jaw: Float64) -> Layer:
     points[:, 0] = lips.middle + TONGUE_WIDTH * (points[:, 0] - points[:, 0].mean())
     points[:, 1] += (lips.rest_y - TONGUE_BELOW) - points[:, 1].max()
     points[:, 2] += (lips.front - TONGUE_BEHIND) - points[:, 2].max()
+    below = points[:, 1].max() - points[:, 1]
+    share = np.interp(below, TONGUE_FLOOR_BELOW, (TONGUE_JAW, TONGUE_FLOOR))
     # in a photo from below it would hide behind the lower teeth, and one even dark would show above them: it rises towards its root by as much
     points[:, 1] += max(0.0, -lips.rest_y / lips.front) * (lips.front - points[:, 2])
     normal = np.zeros_like(points)
@@ -267,7 +276,7 @@ def _tongue(head: FittedHead, mouth: _Mouth, jaw: Float64) -> Layer:
     inward = np.clip((points[:, 2] - points[:, 2].min()) / np.ptp(points[:, 2]), 0, 1) ** 1.5
     shade = (0.35 + 0.65 * np.clip(normal @ np.array([0.1, 0.75, 0.65]), 0, 1)) * (0.25 + 0.75 * inward)
     # its front stands in the lower teeth's shade, and a groove runs along its middle
-    shade *= 1 - TONGUE_FRONT_SHADE * np.clip((points[:, 1].max() - points[:, 1]) / 0.010, 0, 1)
+    shade *= 1 - TONGUE_FRONT_SHADE * np.clip(below / 0.010, 0, 1)
     shade *= 1 - TONGUE_GROOVE * np.exp(-(((points[:, 0] - lips.middle) / 0.003) ** 2))
     # where it turns away from the mouth's opening, or in the photo from the viewer, it fades into the dark behind it
     facing = np.clip(np.minimum(normal[:, 2], normal @ turn[2]) / 0.3, 0, 1)
@@ -278,7 +287,7 @@ def _tongue(head: FittedHead, mouth: _Mouth, jaw: Float64) -> Layer:
     alpha = np.linspace(0, 255, 64)[None].repeat(64, 0)
     texture = np.dstack([np.broadcast_to(strip, (64, 64, 3)), alpha]).astype(np.uint8)
     uv = np.stack([np.clip(facing * 64, 0.5, 63.5), np.clip(shade * 64, 0.5, 63.5)], 1)
-    return sheet(turn, "tongue", points, uv, triangles, texture, TONGUE_JAW * jaw[:, ids], "tongue")
+    return sheet(turn, "tongue", points, uv, triangles, texture, share[:, None] * jaw[:, ids], "tongue")
 
 
 def _opening(photo: Bytes, rim: Field, mouth: _Mouth) -> _Opening:

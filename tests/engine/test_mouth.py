@@ -93,6 +93,15 @@ def test_the_cavity_does_not_look_out_beside_the_chin(avatar):
         assert seen < edge
 
 
+def test_the_cavity_ends_between_the_lowest_lip_and_the_chin(avatar):
+    """Below the chin it would be seen where a matte has holes, in a neck as white as the wall."""
+    surface, turn = avatar.surface, rotation_matrix(avatar.fit.rotation)
+    cavity = next(layer for layer in avatar.layers if layer.name == "cavity").vertices @ turn
+    opened = (surface.vertices + surface.units[INDEX["jawOpen"]])[surface.seam("mouth").lower] @ turn
+    chin = (surface.vertices[: len(surface.face_of)] @ turn)[:, 1].min()
+    assert chin + 0.002 < cavity[:, 1].min() < opened[:, 1].min() - 0.002
+
+
 def test_a_dark_gap_between_parted_lips_tells_where_no_teeth_are(dark):
     layers = {layer.name: layer for layer in dark.layers}
     seam = dark.surface.seam("mouth")
@@ -107,7 +116,10 @@ def test_the_tongue_stays_up_while_the_jaw_falls(avatar):
     opens = JAW_UNITS.index("jawOpen")
     fall = {name: -layers[name].jaw[opens, :, 1] for name in ("tongue", "lowerTeeth", "cavity")}
     assert fall["lowerTeeth"].min() > 0.005, "the front of the jaw goes down by more than half a centimetre"
-    assert 0 < fall["tongue"].max() < 0.5 * fall["lowerTeeth"].min()
+    height = (layers["tongue"].vertices @ rotation_matrix(avatar.fit.rotation))[:, 1]
+    top, floor = height > height.max() - 0.002, height < height.max() - 0.012
+    assert 0 < fall["tongue"][top].max() < 0.5 * fall["lowerTeeth"].min()
+    assert fall["tongue"][floor].mean() > 1.8 * fall["tongue"][top].mean(), "its floor goes along"
     assert not fall["cavity"].any()
 
 
