@@ -1,6 +1,6 @@
 """The mesh of one arm over a photo: a fine grid over the arm's pixels, cut between the fingers, with depth and skinning of the fitted body.
 
-At rest every vertex projects to its own texture coordinate, as on the portrait surface; turns of its bones then move the photo's pixels.
+At rest every vertex projects to its own texture coordinate, as on the portrait surface (mirrored beyond the photo's borders); turns of its bones then move the photo's pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from visavis.engine.body.fit import FLIP, Fit
 from visavis.engine.body.meet import spread
 from visavis.engine.body.model import BodyModel, FloatArray, IntArray, load_body
 from visavis.engine.body.rig import arm_bones, skin
-from visavis.engine.body.triangulate import grid_triangles, smoothstep
+from visavis.engine.body.triangulate import folded_in, grid_triangles, smoothstep
 from visavis.kernels import Mesh, Target
 
 Float64 = npt.NDArray[np.float64]
@@ -36,6 +36,8 @@ class Segment:
     leave: tuple[float, float]
 
 
+BEYOND = 1.0
+"""Of the hand's size, how far an arm that the photo's border cuts goes on beyond it, mirrored: raised, it shows no end."""
 SEGMENTS = (
     Segment("forearm", 2, 2, (0.0, 0.14), (0.10, 0.26)),
     Segment("upperArm", 1, 0, (0.08, 0.26), (0.22, 0.42)),
@@ -196,8 +198,12 @@ def limb_mesh(
     spacing = float(np.clip(0.05 * hand.size, 2.5, 8))
     x0, y0 = max(0, int(columns.min()) - 2), max(0, int(rows.min()) - 2)
     x1, y1 = min(width, int(columns.max()) + 3), min(height, int(rows.max()) + 3)
-    gx = np.arange(x0 - 0.5 * spacing, x1 + spacing, spacing)
-    gy = np.arange(y0 - 0.5 * spacing, y1 + spacing, spacing)
+    reach = BEYOND * hand.size
+    cut = [(alpha[:, 0], alpha[:, -1]), (alpha[0], alpha[-1])]
+    gx, gy = (
+        _lines(low, high, n, spacing, *(reach * bool((edge > 128).any()) for edge in edges))
+        for low, high, n, edges in zip((x0, y0), (x1, y1), (width, height), cut, strict=True)
+    )
     points = np.stack(np.meshgrid(gx, gy), -1).reshape(-1, 2)
     triangles = grid_triangles(len(gy), len(gx))
     shown = cv2.dilate((alpha > 1).astype(np.uint8), np.ones((2 * int(spacing) + 1,) * 2, np.uint8))
@@ -241,11 +247,24 @@ def limb_mesh(
         [body.bones.index(b) for b in arm_bones(arm.side)]
     ]
     pivots = np.einsum("jab,jb->ja", turn, joints) + fit_arm.transforms[:, :, 3]
+    uv = folded_in(uv, width, height)
     limb = Limb(
         arm.side, world.astype(np.float32), (uv - [x0, y0]).astype(np.float32), triangles, part, rest.astype(np.float32),
         full.astype(np.float32), axes.astype(np.float32), pivots.astype(np.float32), np.zeros((1, 1, 4), np.uint8),
     )  # fmt: skip
     return limb, (x0, y0, x1, y1)
+
+
+def _lines(low: float, high: float, size: int, spacing: float, before: float, after: float) -> Float64:
+    """Places of a grid over `low` to `high` of 0..size, and on the borders and `before` and `after` beyond them where that is more than 0."""
+    lines = np.arange(low - 0.5 * spacing, high + spacing, spacing)
+    if before > 0:
+        beyond = np.arange(np.ceil(before / spacing), -1, -1) * -spacing
+        lines = np.concatenate([beyond, lines[lines > 0.25 * spacing]])
+    if after > 0:
+        beyond = size + np.arange(np.ceil(after / spacing) + 1) * spacing
+        lines = np.concatenate([lines[lines < size - 0.25 * spacing], beyond])
+    return lines
 
 
 def _snapped(

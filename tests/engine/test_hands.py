@@ -256,6 +256,22 @@ def test_no_tears_in_a_hand(person):
     assert holes(curl) <= before + 40
 
 
+@pytest.mark.parametrize(
+    ("bone", "vector"), [("upperArmRight", (-0.3, 0, 0)), ("upperArmLeft", (0, -0.3, 0))]
+)
+def test_an_arm_that_the_border_cuts_shows_no_end_when_it_rises(person, renderer, bone, vector):
+    body = load_body()
+    arm = [body.part_id("arms"), body.part_id("hands")]
+
+    def at_the_bottom(motion: np.ndarray) -> int:
+        renderer.render(motion)
+        return int(np.isin(renderer.target.part[-2], arm).sum())
+
+    still = at_the_bottom(zero_motion())
+    assert still > 50
+    assert at_the_bottom(turned(bone, np.array(vector))) > 0.9 * still
+
+
 def test_saved_hands_come_back(person, renderer, still, tmp_path):
     person.save(tmp_path / "a.avatar")
     again = Avatar.load(tmp_path / "a.avatar")
