@@ -205,6 +205,20 @@ def test_barge_in_stops_the_mouth() -> None:
     assert np.abs(after[0, HEAD_SLICE] - before[HEAD_SLICE]).max() < np.radians(2), "the head goes on"
 
 
+def test_a_barge_in_told_twice_is_one() -> None:
+    """Two interruptions in one frame do not release the mouth twice: it would open as it stops."""
+    frames = sample()
+    once, twice = DiffusionMotion(0), DiffusionMotion(0)
+    start = int(np.argmax(spoken()[:, JAW]))
+    for source in (once, twice):
+        for frame in frames[: start + 3]:
+            source.step(frame[None])
+        source.hush()
+    twice.hush()
+    for _ in range(3):
+        np.testing.assert_array_equal(twice.step(SILENCE), once.step(SILENCE))
+
+
 def head_of(motion: np.ndarray) -> np.ndarray:
     return motion[:, HEAD_SLICE] + motion[:, NECK_SLICE]
 
