@@ -200,6 +200,7 @@ class Avatar:
             avatar.texture.shape != (height, width, 4)
             or surface.units.shape != (len(ARKIT), n, 3)
             or surface.uv.shape != (n, 2)
+            or surface.weights.shape not in ((n, 4), (n, 5))  # 4: made before the frame held anything
             or (surface.triangles.size and not 0 <= surface.triangles.min() <= surface.triangles.max() < n)
             or not np.isfinite(surface.vertices).all()
             or not all(_fits(limb) for limb in limbs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,18 @@ def test_a_file_of_before_layers_went_with_the_face_is_read(avatar, saved, tmp_p
     again = Avatar.load(tmp_path / "older.avatar")
     assert [layer.name for layer in again.layers] == [layer.name for layer in avatar.layers]
     Renderer(again).render(zero_motion())
+
+
+@pytest.mark.parametrize(("columns", "good"), [(4, True), (3, False), (6, False)])
+def test_files_of_before_the_frame_held_anything_are_read_and_others_are_not(avatar, tmp_path, columns, good):
+    weights = np.zeros((len(avatar.surface.vertices), columns), np.float32)
+    weights[:, : min(columns, 4)] = avatar.surface.weights[:, : min(columns, 4)]
+    replace(avatar, surface=replace(avatar.surface, weights=weights)).save(tmp_path / "a.avatar")
+    if good:
+        np.testing.assert_array_equal(Avatar.load(tmp_path / "a.avatar").surface.weights, weights)
+    else:
+        with pytest.raises(AvatarError, match="do not fit together"):
+            Avatar.load(tmp_path / "a.avatar")
 
 
 def test_saving_leaves_nothing_half_written(avatar, saved, monkeypatch, tmp_path):
