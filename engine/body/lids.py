@@ -74,12 +74,12 @@ def share_the_way(
         follow = (height - lowest < reach).astype(np.float64)
     order = np.argsort(place(margin)[0])
     places = place(margin)[0][order]
-    wide = SPREAD * np.maximum(height - lowest, 0)
+    wide = SPREAD * (height - lowest)
     moved = np.zeros((len(at), 3))
     for offset, weight in zip(_OFFSETS, _WEIGHTS, strict=True):
         x = at + offset * wide
         moved += weight * np.stack([np.interp(x, places, unit[upper][order, k]) for k in range(3)], 1)
-    own = np.minimum(beyond, 1)[:, None]
+    own = beyond[:, None]
     out = unit.copy()
     out[inside] = ((1 - own) * follow[:, None] * moved + own * unit)[inside]
     return out

@@ -46,8 +46,6 @@ LID_OVERLAP, LID_BEFORE = 0.0010, 0.0014
 surfaces and smooths the upper one's edge."""
 LID_CORNER = 0.04
 """Share of a lid's length at either corner over which both come about."""
-
-
 BEYOND = 5
 """Steps of the grid by which the surface goes on beyond the photo's borders."""
 HELD = 0.22
@@ -215,13 +213,13 @@ def build_surface(
     neck_weight = np.where(on_face, 1.0, (1 - smooth(0.1, 1.15, t)) * (1 - beside))
     head_weight = relax(head_weight, triangles, on_face, head_weight, 1.5, 12)
     neck_weight = np.maximum(relax(neck_weight, triangles, on_face, neck_weight, 1.5, 12), head_weight)
-    free = np.where(on_face, 1.0, smooth(0, HELD * face_height, _from_cut(alpha, uv)))
     shoulder = (
         smooth(0.25, 0.9, np.abs(uv[:, 0] - centre_x) / face_height) * (1 - neck_weight) * smooth(0.2, 0.9, t)
     )
     fade = 1 - smooth(1.4, 3.2, t)
     left = shoulder * (uv[:, 0] > centre_x) * fade
     right = shoulder * (uv[:, 0] <= centre_x) * fade
+    free = np.where(on_face, 1.0, smooth(0, HELD * face_height, _from_cut(alpha, uv)))
     weights = np.stack([*(free * share for share in (neck_weight, head_weight, left, right)), 1 - free], 1)
 
     # Depth: the rim's, bending back to the ears' plane in the head, to the chest's front below.

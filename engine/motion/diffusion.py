@@ -181,6 +181,11 @@ class _Slot:
         return self.reflexes.step(self.gate.value > 0, self.controls.listening)
 
 
+def aimed_reach(articulation: Corrects | None) -> float:
+    """How far apart in speech the lips are to be, in the mean: as film told of this person, else as real speakers' are."""
+    return REACH if articulation is None or articulation.reach is None else articulation.reach
+
+
 def starting_reach(articulation: Corrects | None) -> float:
     """How far the lips are taken to have been apart in speech, above REACH_START, before anything was said. What film told is how far this mouth opens: it is
     not driven further until it is seen to open less."""
@@ -395,8 +400,7 @@ class MotionModel:
         if slot.gate.value == 1:
             apart = max(0.0, float(face @ APERTURE))
             slot.reach += REACH_PACE * (apart - REACH_START - slot.reach)
-        own = slot.articulation.reach if slot.articulation is not None else None
-        aim = REACH if own is None else own
+        aim = aimed_reach(slot.articulation)
         wanted = min(MOST_GAIN, max(1.0, aim / max(REACH_START + slot.reach, 1e-4)))
         return 1 + (wanted - 1) * slot.gate.value
 

@@ -29,7 +29,7 @@ export function access() {
 const SILENT = "The server does not answer. Is it still running?";
 
 /** What a refusal says, in the server's own words where it has any. `body`: its answer, as text. */
-export function refusal(status, body) {
+function refusal(status, body) {
   let error = { code: "http", message: `The server answered ${status}.` };
   try {
     error = JSON.parse(body).error ?? error;
@@ -38,7 +38,7 @@ export function refusal(status, body) {
 }
 
 /** fetch, with the server's own words where it refuses. */
-export async function api(path, options = {}) {
+export async function ask(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers: { ...access(), ...options.headers } });
@@ -46,6 +46,12 @@ export async function api(path, options = {}) {
     throw new Problem(SILENT);
   }
   if (!response.ok) throw refusal(response.status, await response.text().catch(() => ""));
+  return response;
+}
+
+/** What the server answers, as JSON; null where that is nothing. */
+export async function api(path, options = {}) {
+  const response = await ask(path, options);
   return response.status === 204 ? null : response.json();
 }
 

@@ -1,6 +1,6 @@
 // One session's picture and sound and nothing else, by WHEP: for whoever was given its address, /watch#session=ID&key=TOKEN.
 
-import { Problem, callObstacle, gathered, hasten, refusal } from "/call.js";
+import { api, ask, callObstacle, gathered, hasten } from "/call.js";
 
 const RETRY_MS = 1000;
 const RETRIES = 30;
@@ -21,19 +21,8 @@ function say(state, words) {
   note.textContent = words;
 }
 
-async function ask(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, { ...options, headers: { ...headers, ...options.headers } });
-  } catch {
-    throw new Problem("The server does not answer.");
-  }
-  if (!response.ok) throw refusal(response.status, await response.text().catch(() => ""));
-  return response;
-}
-
 async function connect() {
-  const { ice_servers: iceServers } = await (await ask(session)).json();
+  const { ice_servers: iceServers } = await api(session, { headers });
   const pc = (peer = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" }));
   for (const kind of ["audio", "video"]) pc.addTransceiver(kind, { direction: "recvonly" });
   pc.ontrack = ({ track, receiver }) => {
@@ -48,7 +37,7 @@ async function connect() {
   };
   await pc.setLocalDescription(await pc.createOffer());
   await gathered(pc);
-  const answer = await ask(`${session}/whep`, { method: "POST", headers: { "Content-Type": "application/sdp" }, body: pc.localDescription.sdp });
+  const answer = await ask(`${session}/whep`, { method: "POST", headers: { ...headers, "Content-Type": "application/sdp" }, body: pc.localDescription.sdp });
   place = answer.headers.get("Location");
   await pc.setRemoteDescription({ type: "answer", sdp: await answer.text() });
 }
@@ -95,7 +84,7 @@ async function look() {
   const now = video.getVideoPlaybackQuality().totalVideoFrames;
   if (peer && document.body.dataset.state === "live" && now === shown) {
     try {
-      await ask(session);
+      await api(session, { headers });
     } catch (error) {
       if (GONE.has(error.status)) end(error);
     }

@@ -68,7 +68,7 @@ class FaceStage:
         self._plan = device.zeros((n, CROP, CROP, 4), np.int16)
         self._planned, self._table = self._paste_tables()
         self._paintings = put_structures(device, self._planned)
-        self._tones: dict[int, Any] = {}
+        self._tones: list[Any] = [None] * n  # what _planned points to
 
     def bound(self, parity: int) -> dict[str, Any]:
         """All arrays by name, at a parity: a state is read from `states[name][parity]`."""
@@ -97,10 +97,10 @@ class FaceStage:
         """Begin a session whose person at rest has just been drawn. Its keys and values become the sink and fill the ring; the first
         frame is its own history; what is painted takes the photo's `tones`. Waits."""
         device = self.device
-        self._tones.pop(slot, None)
+        self._planned[slot].tones = self._tones[slot] = None
         if tones is not None:
             self._tones[slot] = put(device, tones.curve)
-        self._planned[slot].tones = device.pointer(self._tones[slot]) if tones is not None else None
+            self._planned[slot].tones = device.pointer(self._tones[slot])
         device.upload(self._paintings, np.frombuffer(bytes(self._planned), np.uint8))
         call(device, "vvc_face_crop", ctypes.byref(self._crops[parity]), self.drawing.slots)
         seen = {"photo": "warp", "part": "part", "position": "position"}

@@ -182,18 +182,19 @@ class DeviceMotion:
     ) -> None:
         """A new session in this slot, of this seed and of a person who articulates like this; the others do not notice. Waits."""
         device = self.device
-        aim = product.REACH if articulation is None or articulation.reach is None else articulation.reach
         state = st.MotionState(pause=product.TURN, reach=product.starting_reach(articulation))
         row = np.frombuffer(bytes(state), np.uint8)
         lookahead = min(motion.lookahead, MAX_LOOKAHEAD)
-        self._held[slot] = None if articulation is None else put(device, _flat(articulation))
-        pointer = 0 if articulation is None else device.pointer(self._held[slot])
+        pointer, self._held[slot] = 0, None
+        if articulation is not None:
+            self._held[slot] = put(device, _flat(articulation))
+            pointer = device.pointer(self._held[slot])
         quiet = self._silence[lookahead]
         held = {
             "state": (self._state, row), "seed": (self._seeds, np.array(motion.seed, np.uint64)),
             "sides": (self._sides, sides), "neutral": (self._neutral, neutral),
             "delay": (self.speech.tensors["delay"], _DELAYS[lookahead]), "quiet": (self._quiet, quiet),
-            "heard": (self.face.tensors["heard"], quiet), "aim": (self._aims, np.array(aim, np.float32)),
+            "heard": (self.face.tensors["heard"], quiet), "aim": (self._aims, np.array(product.aimed_reach(articulation), np.float32)),
             "articulation": (self._articulations, np.array(pointer, np.uint64)),
         }  # fmt: skip
         for array, value in held.values():
